@@ -1,0 +1,342 @@
+"""Configuration: a small bootstrap file per node, and settings that live in the index.
+
+``raypacs.toml`` holds only what a node needs before it can reach the index. Everything else is
+:class:`Settings`, versioned in the index, exported and applied with ``raypacs config``. Each field
+gives its unit, default and reason; ``docs/configuration.md`` is generated from them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import socket
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from raypacs.errors import ConfigError
+
+Model = TypeVar("Model", bound="_Strict")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Bootstrap(_Strict):
+    """What one node needs before it can ask anybody: `raypacs.toml`."""
+
+    data_dir: Path = Field(
+        default=Path("raypacs-data"),
+        description="Folder for the embedded index, the default tiers, logs and run files. "
+        "Default `raypacs-data` in the working folder, so that a first try leaves no trace "
+        "elsewhere.",
+    )
+    index_url: str = Field(
+        default="",
+        description="SQLAlchemy URL of the index. Default empty: SQLite in `data_dir`, which needs "
+        "nothing installed; PostgreSQL (`postgresql+psycopg://...`) for more than one host.",
+    )
+    node_name: str = Field(
+        default="",
+        description="Name of this node in the cluster. Default empty: the host name.",
+    )
+    roles: tuple[Literal["master", "worker", "listener", "gateway"], ...] = Field(
+        default=("master", "worker", "listener", "gateway"),
+        description="Services this node offers. Default all, because every node should serve.",
+    )
+    host: str = Field(
+        default="127.0.0.1",
+        description="Address the DICOM and HTTP listeners bind to. Default loopback: anything else "
+        'needs `access = "open"` until access control is configured.',
+    )
+    access: Literal["loopback", "open"] = Field(
+        default="loopback",
+        description="`open` switches access control off in so many words and allows `host` to be "
+        "other than loopback. Default `loopback`, because patient data is served.",
+    )
+    ae_title: str = Field(
+        default="RAYPACS",
+        description="AE title of the cluster (PS3.8), 1 to 16 characters. Default `RAYPACS`.",
+    )
+    dicom_port: int = Field(
+        default=11112,
+        ge=0,
+        le=65535,
+        description="TCP port of the DICOM listener. Default 11112, registered for DICOM; "
+        "0 picks a free one.",
+    )
+    http_port: int = Field(
+        default=8104,
+        ge=0,
+        le=65535,
+        description="TCP port of DICOMweb and REST. Default 8104; 0 picks a free one.",
+    )
+    cores: int = Field(
+        default=0,
+        ge=0,
+        description="CPU cores given to Ray. Default 0: all of this machine, because compression "
+        "is what the cores are for.",
+    )
+    listener_processes: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="Processes that share the DICOM port (one interpreter lock each). Default 0: "
+        "one per core, at most 4.",
+    )
+    gateway_processes: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="Processes that share the HTTP port. Default 0: one per core, at most 8.",
+    )
+    object_store_bytes: int = Field(
+        default=128 * 1024 * 1024,
+        ge=80 * 1024 * 1024,
+        description="Bytes of Ray's object store. Default 128 MiB: tasks pass paths, not pixels.",
+    )
+    dashboard: bool = Field(
+        default=True,
+        description="Start Ray's dashboard on loopback. Default true: without it there is no Jobs "
+        "API (`raypacs submit`). It costs about 200 MB.",
+    )
+    dashboard_port: int = Field(
+        default=8265,
+        ge=0,
+        le=65535,
+        description="TCP port of Ray's dashboard and Jobs API. Default 8265, as Ray's; 0 picks a "
+        "free one.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info",
+        description="Least severe level written to the logs. Default `info`.",
+    )
+
+    @field_validator("ae_title")
+    @classmethod
+    def _ae_title(cls, value: str) -> str:
+        if not 1 <= len(value.strip()) <= 16 or not value.isascii() or "\\" in value:
+            raise ValueError("an AE title has 1 to 16 ASCII characters without backslash")
+        return value.strip()
+
+    @model_validator(mode="after")
+    def _loopback(self) -> Bootstrap:
+        if self.access == "loopback" and self.host not in ("127.0.0.1", "::1", "localhost"):
+            raise ValueError(
+                f'host = "{self.host}" is not loopback: set access = "open" to serve it '
+                "without access control"
+            )
+        return self
+
+    @property
+    def name(self) -> str:
+        """This node's name."""
+        return self.node_name or socket.gethostname()
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the index."""
+        return self.index_url or f"sqlite:///{self.data_dir.absolute() / 'index' / 'index.sqlite'}"
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of pid, port and claim files; emptied at start."""
+        return self.data_dir.absolute() / "run"
+
+    @property
+    def log_dir(self) -> Path:
+        """The one place of this node's logs."""
+        return self.data_dir.absolute() / "logs"
+
+    def hash(self) -> str:
+        """Hash over what must agree on all nodes (not names, ports, folders or sizes)."""
+        shared = {"index_url": self.index_url, "ae_title": self.ae_title}
+        return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class TierSettings(_Strict):
+    """One place for bytes: an fsspec URL with a role, a capacity and an order."""
+
+    name: str = Field(description="Name of the tier, unique in the cluster.")
+    role: Literal["image", "web", "library"] = Field(
+        description="`image` as received, `web` wavelet form, `library` long-term copy."
+    )
+    url: str = Field(description="fsspec URL; the same on every node.")
+    capacity_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Bytes raypacs may use. Default 0: what the file system reports as free plus "
+        "what raypacs already uses there.",
+    )
+    order: int = Field(default=1, ge=1, description="Tier 1 is filled first. Default 1.")
+    read_only: bool = Field(default=False, description="No new objects. Default false.")
+    reserve_bytes: int = Field(
+        default=256 * 1024 * 1024,
+        ge=0,
+        description="Bytes left free on the file system. Default 256 MiB, because a completely "
+        "full disk stops databases and logs as well. Only used where capacity_bytes is 0.",
+    )
+
+
+class CompressionRule(_Strict):
+    """What to do with instances that match; the first matching rule wins. Empty matches all."""
+
+    name: str = Field(description="Name shown as the reason.")
+    action: Literal["htj2k", "copy"] = Field(description="Transcode, or copy as received.")
+    sop_class_uids: tuple[str, ...] = Field(default=(), description="SOP Class UIDs. Default any.")
+    modalities: tuple[str, ...] = Field(
+        default=(), description="Modality (0008,0060). Default any."
+    )
+    transfer_syntax_uids: tuple[str, ...] = Field(
+        default=(), description="Transfer Syntax UIDs as received. Default any."
+    )
+    sources: tuple[str, ...] = Field(default=(), description="Calling AE titles. Default any.")
+    min_size_bytes: int = Field(default=0, ge=0, description="Smallest size in bytes. Default 0.")
+
+
+class Settings(_Strict):
+    """Cluster-wide settings, versioned in the index."""
+
+    tiers: tuple[TierSettings, ...] = Field(
+        default=(),
+        description="All tiers. Default: one image and one web tier under the first node's "
+        "data_dir, written into the index at its first start.",
+    )
+    quiet_s: float = Field(
+        default=5.0,
+        ge=0,
+        le=3600,
+        description="Seconds without a new instance after which a study is prepared. Default 5, "
+        "longer than the gap between two associations of one series. The end of an association "
+        "counts as quiet at once.",
+    )
+    register_interval_s: float = Field(
+        default=0.2,
+        gt=0,
+        le=1,
+        description="Seconds between two batches of registrations from an edge. Default 0.2: seen "
+        "in searches within a second, at few transactions.",
+    )
+    lease_s: float = Field(
+        default=60.0,
+        ge=5,
+        le=3600,
+        description="Seconds a work item is leased for before it must be renewed. Default 60.",
+    )
+    chunk_bytes: int = Field(
+        default=16 * 1024 * 1024,
+        ge=1024 * 1024,
+        le=1024 * 1024 * 1024,
+        description="Raw pixel bytes one Ray task prepares. Default 16 MiB: bounds a worker's "
+        "memory and spreads one series over all cores.",
+    )
+    max_attempts: int = Field(
+        default=3, ge=1, le=20, description="Tries before a work item is FAILED. Default 3."
+    )
+    retry_base_s: float = Field(
+        default=2.0, gt=0, description="Seconds before the first retry; doubles. Default 2."
+    )
+    retry_cap_s: float = Field(
+        default=300.0, gt=0, description="Longest delay between tries in seconds. Default 300."
+    )
+    allotment_bytes: int = Field(
+        default=1024 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="Bytes of a tier granted to a node beforehand, so that receiving never waits "
+        "for the master. Default 1 GiB.",
+    )
+    compression: tuple[CompressionRule, ...] = Field(
+        default=(),
+        description="Compression rules, first match wins. Default none: integer images become "
+        "HTJ2K, everything else is copied.",
+    )
+    max_instance_bytes: int = Field(
+        default=4 * 1024**3,
+        ge=1024,
+        description="Largest object accepted, in bytes. Default 4 GiB.",
+    )
+    inline_value_bytes: int = Field(
+        default=1024,
+        ge=0,
+        description="Binary values longer than this become BulkDataURI in metadata (PS3.18 F.2.2). "
+        "Default 1024 bytes.",
+    )
+
+
+def default_tiers(data_dir: Path) -> tuple[TierSettings, ...]:
+    """Image and web tier of the embedded deployment, below ``data_dir``."""
+    base = data_dir.absolute()
+    return (
+        TierSettings(name="image1", role="image", url=(base / "image").as_uri()),
+        TierSettings(name="web1", role="web", url=(base / "web").as_uri()),
+    )
+
+
+def load_bootstrap(path: Path | None, overrides: dict[str, Any] | None = None) -> Bootstrap:
+    """Read ``raypacs.toml``; without a file the embedded defaults hold.
+
+    Raises:
+        ConfigError: unreadable, not TOML, an unknown key (with the nearest known name) or a bad
+            value; names the file and the key.
+    """
+    values: dict[str, Any] = {}
+    where = "command line"
+    if path is not None:
+        where = str(path)
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as exc:
+            raise ConfigError(f"{path}: {exc.strerror}", file=str(path)) from exc
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"{path}: not valid TOML: {exc}", file=str(path)) from exc
+    values |= {key: value for key, value in (overrides or {}).items() if value is not None}
+    return parse(Bootstrap, values, where)
+
+
+def parse(model: type[Model], values: dict[str, Any], where: str) -> Model:
+    """Build ``model`` from ``values``; errors name ``where``, the key and the nearest known key.
+
+    Raises:
+        ConfigError: as said.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as exc:
+        raise ConfigError(
+            "; ".join(_explain(model, error, where) for error in exc.errors()), where=where
+        ) from exc
+
+
+def _explain(model: type[BaseModel], error: Any, where: str) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return f"{where}: {key + ': ' if key else ''}{error['msg'].removeprefix('Value error, ')}"
+    known = list(_model_at(model, error["loc"][:-1]).model_fields)
+    near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.5)
+    suggestion = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+    return f"{where}: unknown setting {key!r}; {suggestion}"
+
+
+def _model_at(model: type[BaseModel], loc: tuple[Any, ...]) -> type[BaseModel]:
+    """Return the model that owns the key at ``loc``, walking through tuples of models."""
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        model = _inner_model(model.model_fields[part].annotation) or model
+    return model
+
+
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation if issubclass(annotation, BaseModel) else None
+    for argument in typing.get_args(annotation):
+        found = _inner_model(argument)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,90 @@
+"""Every error raypacs raises on purpose: one root, data in fields, a hint for the operator."""
+
+from __future__ import annotations
+
+
+class RaypacsError(Exception):
+    """Root of all raypacs errors.
+
+    ``hint`` says, in one sentence, what an operator can do about it.
+    """
+
+    hint: str = ""
+
+    def __init__(self, message: str, *, hint: str = "", **fields: object) -> None:
+        super().__init__(message)
+        if hint:
+            self.hint = hint
+        self.fields = fields
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Fields and hint survive pickling, so an error keeps its story across processes.
+        return (_rebuild, (type(self), str(self), self.hint, self.fields))
+
+
+def _rebuild(
+    kind: type[RaypacsError], message: str, hint: str, fields: dict[str, object]
+) -> RaypacsError:
+    return kind(message, hint=hint, **fields)
+
+
+class ConfigError(RaypacsError, ValueError):
+    """A setting is unknown, missing or out of range; names the setting."""
+
+
+class MalformedInstance(RaypacsError, ValueError):
+    """Bytes that are not a storable DICOM instance; ``status`` is the DIMSE status to answer."""
+
+    def __init__(
+        self, message: str, *, status: int = 0xC000, hint: str = "", **fields: object
+    ) -> None:
+        super().__init__(message, hint=hint, status=status, **fields)
+        self.status = status
+
+
+class UnsupportedPixels(RaypacsError, ValueError):
+    """A frame that this version does not transcode; the instance is copied as received."""
+
+
+class ProofFailed(RaypacsError):
+    """A prepared frame, decoded again, differed from its source; it does not count as prepared."""
+
+
+class NotFound(RaypacsError, LookupError):
+    """No such study, series, instance, frame, object or setting."""
+
+
+class AlreadyExists(RaypacsError, FileExistsError):
+    """Exclusive create met an existing object."""
+
+
+class TierFull(RaypacsError, OSError):
+    """A tier has no room; nothing was written."""
+
+    hint = "free space on the tier, raise its capacity, or add another tier"
+
+
+class TierUnavailable(RaypacsError, OSError):
+    """A tier cannot be reached or written."""
+
+
+class PackCorrupt(RaypacsError, ValueError):
+    """A pack or its header sidecar does not match its checksums or its specification."""
+
+
+class StaleEpoch(RaypacsError):
+    """A newer master has claimed a later epoch; this one must stop."""
+
+
+class StaleLease(RaypacsError):
+    """A report carried a lease that is no longer the item's current one."""
+
+
+class IllegalTransition(RaypacsError):
+    """A work item was asked for a transition its state does not have."""
+
+
+class MasterUnavailable(RaypacsError, ConnectionError):
+    """The master did not answer within the bounded retry; nothing was changed or it was idempotent."""
+
+    hint = "the master restarts by itself within seconds; `raypacs status` shows when it is back"

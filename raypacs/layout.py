@@ -1,0 +1,89 @@
+"""The only module that builds object paths on tiers. Paths carry a random token, never reused.
+
+Image tier::
+
+    studies/{Study}/{Series}/{SOP}.{token}.dcm     one Part 10 file per instance, as received
+    conflicts/{Study}/{SOP}.{token}.dcm            same SOP Instance UID, different bytes
+    quarantine/{yyyymmdd}/{token}.dcm (+ .json)    malformed, with its reason
+    intake/{boot}.{Study}                          marker: this process may hold unregistered objects
+
+Web tier::
+
+    studies/{Study}/{Series}/{token}.pack (+ .hdr) prepared series and its header sidecar
+    attempts/{token}/{part}                        parts of a running attempt
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from datetime import UTC, datetime
+
+from raypacs.errors import MalformedInstance
+
+EPOCH_MARKER = "raypacs-epoch.json"
+_UID = re.compile(r"[0-9.]{1,64}")
+
+
+def new_token() -> str:
+    """Return 16 random hexadecimal digits (64 bits)."""
+    return secrets.token_hex(8)
+
+
+def checked_uid(uid: str, what: str) -> str:
+    """Return ``uid`` if it is safe as one path segment (PS3.5 section 9.1), else raise.
+
+    Raises:
+        MalformedInstance: empty, longer than 64 characters, or other than digits and dots.
+    """
+    if not _UID.fullmatch(uid) or uid.strip(".") == "":
+        raise MalformedInstance(
+            f"{what} {uid!r} is not a UID (digits and dots, at most 64)", field=what, value=uid
+        )
+    return uid
+
+
+def instance(study_uid: str, series_uid: str, sop_uid: str, token: str) -> str:
+    """Path of one instance as received."""
+    return f"studies/{study_uid}/{series_uid}/{sop_uid}.{token}.dcm"
+
+
+def study_prefix(study_uid: str) -> str:
+    """Folder of one study, on image and web tiers alike."""
+    return f"studies/{study_uid}/"
+
+
+def conflict(study_uid: str, sop_uid: str, token: str) -> str:
+    """Path of an object whose SOP Instance UID is taken by other bytes."""
+    return f"conflicts/{study_uid}/{sop_uid}.{token}.dcm"
+
+
+def quarantine(received_at_s: float, token: str) -> str:
+    """Path of a malformed object; its reason lies beside it as ``.json``."""
+    day = datetime.fromtimestamp(received_at_s, UTC).strftime("%Y%m%d")
+    return f"quarantine/{day}/{token}.dcm"
+
+
+def intake_marker(boot: str, study_uid: str) -> str:
+    """Marker that process ``boot`` may hold durable, unregistered objects of the study."""
+    return f"intake/{boot}.{study_uid}"
+
+
+def pack(study_uid: str, series_uid: str, token: str) -> str:
+    """Path of a prepared series."""
+    return f"studies/{study_uid}/{series_uid}/{token}.pack"
+
+
+def header_sidecar(pack_path: str) -> str:
+    """Path of the header sidecar of a pack."""
+    return pack_path.removesuffix(".pack") + ".hdr"
+
+
+def attempt_prefix(token: str) -> str:
+    """Folder of a running attempt's part objects."""
+    return f"attempts/{token}/"
+
+
+def attempt_part(token: str, series_uid: str, number: int) -> str:
+    """Path of one chunk's part object."""
+    return f"attempts/{token}/{series_uid}.{number:06d}.part"

@@ -1,0 +1,182 @@
+"""The values that travel between the parts: frozen, picklable, no I/O.
+
+Times are seconds since the Unix epoch in UTC (``_s``); sizes are bytes (``_bytes``); paths are
+object paths relative to a tier's URL, always with ``/``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """What became of a received object."""
+
+    STORED = "stored"
+    KNOWN = "known"  # identical bytes were there already
+    CONFLICT = "conflict"  # same SOP Instance UID, different bytes: kept aside
+    QUARANTINED = "quarantined"  # malformed: kept aside with its reason
+    REFUSED = "refused"  # nothing kept (tier full, not authorised)
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRecord:
+    """One stored instance, as the edge that received it describes it to the index.
+
+    ``sha256`` is over the data set bytes as received (without preamble and file meta), so the
+    same data set sent through another door is recognised. ``attributes`` maps DICOM keywords to
+    text (person names decoded, values joined by a backslash) for search (PS3.18 section 10.6).
+    ``pixel_offset_bytes`` is the offset of the Pixel Data value in the stored file, -1 without
+    pixels; ``pixel_length_bytes`` is -1 for encapsulated (undefined length).
+    """
+
+    study_uid: str
+    series_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    tier: str
+    path: str
+    size_bytes: int
+    sha256: str
+    dataset_offset_bytes: int
+    source: str
+    received_at_s: float
+    modality: str = ""
+    instance_number: int | None = None
+    rows: int = 0
+    columns: int = 0
+    frames: int = 0
+    samples: int = 0
+    bits_allocated: int = 0
+    bits_stored: int = 0
+    high_bit: int = 0
+    pixel_representation: int = 0
+    photometric: str = ""
+    planar_configuration: int = 0
+    pixel_offset_bytes: int = -1
+    pixel_length_bytes: int = 0
+    attributes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AsideRecord:
+    """An object kept aside: a conflict or a quarantined one."""
+
+    outcome: Outcome
+    tier: str
+    path: str
+    size_bytes: int
+    reason: str
+    source: str
+    received_at_s: float
+    study_uid: str = ""
+    sop_instance_uid: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The index's answer for one InstanceRecord.
+
+    STORED: this path is the served one. KNOWN: identical bytes are served from another path; the
+    edge may delete the copy it just wrote. CONFLICT: other bytes are served; this copy is kept.
+    """
+
+    sop_instance_uid: str
+    path: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to work on one item: every report carries it (items are leased, never owned).
+
+    ``token`` is random and part of every object path the attempt writes, so paths are never
+    reused and a dead attempt's objects can be told apart.
+    """
+
+    item_id: int
+    kind: str
+    study_uid: str
+    generation: int
+    attempt: int
+    token: str
+    epoch: int
+    node: str
+    expires_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedInstance:
+    """How one instance went into the web cache: 'htj2k' or 'copied', with the reason."""
+
+    sop_instance_uid: str
+    form: str
+    reason: str
+    frames: int
+    raw_bytes: int
+    prepared_bytes: int
+    transfer_syntax_uid: str
+    lossless_proven: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSeries:
+    """One published pack (with its header sidecar) of one series."""
+
+    study_uid: str
+    series_uid: str
+    token: str
+    tier: str
+    pack_path: str
+    header_path: str
+    pack_bytes: int
+    header_bytes: int
+    instances: tuple[PreparedInstance, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkResult:
+    """What a dispatcher reports for a lease: packs published, or an error and if it is retryable."""
+
+    packs: tuple[PreparedSeries, ...] = ()
+    error: str = ""
+    retryable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PackRef:
+    """Where one published pack of a series lies."""
+
+    tier: str
+    pack_path: str
+    header_path: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """The read side's view of an instance: its record, and how it was prepared ('' = not yet)."""
+
+    record: InstanceRecord
+    form: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """What a node says of itself when it joins and with each heartbeat."""
+
+    name: str
+    host: str
+    boot: str
+    roles: tuple[str, ...]
+    cores: int
+    dicom_port: int
+    http_port: int
+    version: str
+    bootstrap_hash: str
+    pid: int
