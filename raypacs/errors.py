@@ -85,6 +85,6 @@ class IllegalTransition(RaypacsError):
 
 
 class MasterUnavailable(RaypacsError, ConnectionError):
-    """The master did not answer within the bounded retry; nothing was changed or it was idempotent."""
+    """The master did not answer within the bounded retry; calls are idempotent: ask again."""
 
     hint = "the master restarts by itself within seconds; `raypacs status` shows when it is back"

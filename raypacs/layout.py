@@ -5,7 +5,7 @@ Image tier::
     studies/{Study}/{Series}/{SOP}.{token}.dcm     one Part 10 file per instance, as received
     conflicts/{Study}/{SOP}.{token}.dcm            same SOP Instance UID, different bytes
     quarantine/{yyyymmdd}/{token}.dcm (+ .json)    malformed, with its reason
-    intake/{boot}.{Study}                          marker: this process may hold unregistered objects
+    intake/{boot}.{Study}                          marker: this process may hold unregistered ones
 
 Web tier::
 

@@ -140,7 +140,7 @@ class PreparedSeries:
 
 @dataclass(frozen=True, slots=True)
 class WorkResult:
-    """What a dispatcher reports for a lease: packs published, or an error and if it is retryable."""
+    """What a dispatcher reports for a lease: packs published, or why not, and if to try again."""
 
     packs: tuple[PreparedSeries, ...] = ()
     error: str = ""
