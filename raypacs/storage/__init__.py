@@ -1,0 +1,1 @@
+"""Where bytes lie: tiers, the one way in (intake) and packs."""

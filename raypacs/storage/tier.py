@@ -1,0 +1,100 @@
+"""The only door to bytes: one contract for a local disk, a NAS, an object store and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from raypacs.config import TierSettings
+from raypacs.storage.local import LocalTier
+from raypacs.storage.objects import UNLIMITED_BYTES, Buffer, ObjectInfo, ObjectWriter
+from raypacs.storage.remote import FsspecTier
+
+__all__ = [
+    "UNLIMITED_BYTES",
+    "Buffer",
+    "FsspecTier",
+    "LocalTier",
+    "ObjectInfo",
+    "ObjectWriter",
+    "Tier",
+    "open_tier",
+]
+
+
+class Tier(Protocol):
+    """One place for immutable objects.
+
+    Paths are relative, with ``/``; :mod:`raypacs.layout` builds them. Every method may raise
+    TierUnavailable; thread-safe.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the tier, unique in the cluster."""
+
+    @property
+    def role(self) -> str:
+        """`image`, `web` or `library`."""
+
+    @property
+    def settings(self) -> TierSettings:
+        """What it was opened with."""
+
+    def put_durable(self, path: str, chunks: Iterable[Buffer] | Buffer) -> int:
+        """Create an object; return its size only when a power cut cannot take it away any more.
+
+        Raises:
+            AlreadyExists: the path is taken; the object there is left as it is.
+            TierFull: no space, quota, or the capacity or reserve would be exceeded; nothing kept.
+        """
+
+    def put_transient(self, path: str, chunks: Iterable[Buffer] | Buffer) -> int:
+        """The same without durability: for the parts of a running attempt only."""
+
+    def create(self, path: str) -> AbstractContextManager[ObjectWriter]:
+        """Streaming :meth:`put_durable`: nothing is visible unless the writer's commit returned."""
+
+    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+        """Return up to ``length`` bytes from ``start``. Raises NotFound."""
+
+    def size(self, path: str) -> int:
+        """Return the size in bytes. Raises NotFound."""
+
+    def exists(self, path: str) -> bool:
+        """Whether an object with this path is there."""
+
+    def local_path(self, path: str) -> str | None:
+        """The absolute file name for ``os.pread``, or None where there is no file."""
+
+    def delete(self, path: str) -> None:
+        """Remove one object. Raises NotFound."""
+
+    def walk(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Yield every object whose path starts with ``prefix``."""
+
+    def prune(self, prefix: str) -> None:
+        """Remove empty folders below ``prefix``; makes removals there durable."""
+
+    def capacity_bytes(self) -> int:
+        """Bytes raypacs may use here in all."""
+
+    def free_bytes(self) -> int:
+        """Bytes that may still be written."""
+
+    def recount_bytes(self) -> int:
+        """Count the bytes of all objects by listing them."""
+
+
+def open_tier(settings: TierSettings) -> Tier:
+    """Open a tier; a local folder is made when it is missing.
+
+    Raises:
+        ConfigError: no such kind of URL, or one that cannot store durably for its role.
+        TierUnavailable: it cannot be reached.
+    """
+    if urlsplit(settings.url).scheme in ("", "file"):
+        return LocalTier(settings)
+    return FsspecTier(settings)
