@@ -19,7 +19,7 @@ class MissingPeer(RuntimeError):
         self.peer = peer
         self.command = f"python -m benchmarks peers install {peer}"
         super().__init__(
-            f"{peer} is not installed{f' ({why})' if why else ''}; install it with: {self.command}"
+            f"{peer} is missing{f' ({why})' if why else ''}; install it with: {self.command}"
         )
 
 

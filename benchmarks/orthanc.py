@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import peers
+from benchmarks.figure import MissingPeer
 
 AE_TITLE = "ORTHANC"
 DICOM_WEB = "/dicom-web"
@@ -80,10 +82,12 @@ def start_orthanc(**options: Any) -> Iterator[Orthanc]:
     ``options`` are added to its configuration (see :func:`configuration`).
 
     Raises:
-        MissingPeer: not installed.
+        MissingPeer: not installed, or not root.
         RuntimeError: it did not answer in time; holds the tail of its log.
     """
     version = peers.require("orthanc")
+    if os.geteuid() != 0:
+        raise MissingPeer("orthanc", why="starting it by chroot needs root")
     home = Path(tempfile.mkdtemp(prefix="orthanc-", dir=peers.TRIXIE / "tmp"))
     dicom_port, http_port = free_ports(2)
     inside = Path("/") / home.relative_to(peers.TRIXIE)

@@ -90,10 +90,16 @@ def _wrk_version() -> str:
 
 
 def _orthanc_version() -> str:
+    """Return the upstream version that dpkg in TRIXIE reports for Orthanc; '' if incomplete."""
     if not (TRIXIE / "usr/share/orthanc/plugins/libOrthancDicomWeb.so").is_symlink():
         return ""
-    _need_root()
-    return _first_match(["chroot", str(TRIXIE), "Orthanc", "--version"], r"Orthanc (\S+)")
+    status = (TRIXIE / "var/lib/dpkg/status").read_text(encoding="utf-8", errors="replace")
+    entry = re.search(
+        r"^Package: orthanc\nStatus: install ok installed$.*?^Version: ([^\s+-]+)",
+        status,
+        re.MULTILINE | re.DOTALL,
+    )
+    return entry[1] if entry else ""
 
 
 def _install_wrk() -> None:
@@ -107,6 +113,7 @@ def _install_orthanc() -> None:
     _debootstrap()
     _inside(["apt-get", "update"])
     _inside(["apt-get", "install", "--yes", "--no-install-recommends", *_ORTHANC_PACKAGES])
+    _inside(["apt-get", "clean"])
 
 
 _ORTHANC_PACKAGES = ("orthanc", "orthanc-dicomweb")
