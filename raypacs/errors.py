@@ -54,6 +54,10 @@ class NotFound(RaypacsError, LookupError):
     """No such study, series, instance, frame, object or setting."""
 
 
+class InvalidQuery(RaypacsError, ValueError):
+    """A search with a value that cannot be (limit, offset, date range); names the key."""
+
+
 class AlreadyExists(RaypacsError, FileExistsError):
     """Exclusive create met an existing object."""
 
@@ -88,3 +92,13 @@ class MasterUnavailable(RaypacsError, ConnectionError):
     """The master did not answer within the bounded retry; calls are idempotent: ask again."""
 
     hint = "the master restarts by itself within seconds; `raypacs status` shows when it is back"
+
+
+class NodeNotRunning(RaypacsError, ConnectionError):
+    """No node answers where one was expected."""
+
+    hint = "start one with `raypacs up --detach`, or name one with --url"
+
+
+class RequestRefused(RaypacsError):
+    """A node answered a request with an error that has no class of its own."""
