@@ -11,6 +11,10 @@ Web tier::
 
     studies/{Study}/{Series}/{token}.pack (+ .hdr) prepared series and its header sidecar
     attempts/{token}/{part}                        parts of a running attempt
+
+Every tier::
+
+    epochs/{epoch}.json                            marker of the newest master that was here
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from datetime import UTC, datetime
 
 from raypacs.errors import MalformedInstance
 
-EPOCH_MARKER = "raypacs-epoch.json"
+EPOCH_MARKERS = "epochs/"
 _UID = re.compile(r"[0-9.]{1,64}")
 
 
@@ -77,6 +81,17 @@ def pack(study_uid: str, series_uid: str, token: str) -> str:
 def header_sidecar(pack_path: str) -> str:
     """Path of the header sidecar of a pack."""
     return pack_path.removesuffix(".pack") + ".hdr"
+
+
+def epoch_marker(epoch: int) -> str:
+    """Path of the marker that a master leaves: a new object each, as paths are never reused."""
+    return f"{EPOCH_MARKERS}{epoch:012d}.json"
+
+
+def epoch_of(marker_path: str) -> int:
+    """Return the epoch a marker's path stands for, 0 for any other path."""
+    digits = marker_path.removeprefix(EPOCH_MARKERS).removesuffix(".json")
+    return int(digits) if digits.isdecimal() else 0
 
 
 def attempt_prefix(token: str) -> str:

@@ -1,0 +1,124 @@
+"""Deleting a study: intents first, then bytes, then the intents go.
+
+From the intent on the study is gone for every search, and the same study may be received again:
+its new objects have other paths. Only paths written down here are ever deleted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from raypacs.errors import NotFound
+from raypacs.index import audit, ledger, queue
+from raypacs.index.engine import Txn, in_lists, insert_many
+from raypacs.index.schema import asides, copies, delete_intents, instances, packs, series, studies
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteIntent:
+    """One object to delete, not before ``due_s``."""
+
+    intent_id: int
+    study_uid: str
+    tier: str
+    path: str
+    size_bytes: int
+    due_s: float
+
+
+def delete_study(txn: Txn, study_uid: str, *, grace_s: float) -> list[DeleteIntent]:
+    """Take a study out of the index and return its objects (image, web, conflicts) to delete.
+
+    Raises:
+        NotFound: no such study.
+    """
+    ours = studies.c.study_uid == study_uid
+    if txn.conn.execute(sa.select(studies.c.study_uid).where(ours)).scalar() is None:
+        raise NotFound(f"no study {study_uid}", study_uid=study_uid)
+    queue.cancel_items(txn, study_uid, "study deleted")
+    objects = _objects(txn.conn, study_uid)
+    due_s = txn.now + grace_s
+    insert_many(
+        txn.conn,
+        delete_intents,
+        [
+            {
+                "study_uid": study_uid,
+                "tier": tier,
+                "path": path,
+                "size_bytes": size_bytes,
+                "due_s": due_s,
+                "epoch": txn.epoch,
+            }
+            for tier, path, size_bytes in objects
+        ],
+    )
+    for table in (instances, series, packs, copies, asides, studies):
+        txn.conn.execute(sa.delete(table).where(table.c.study_uid == study_uid))
+    audit.record(
+        txn,
+        "deleted",
+        study_uid=study_uid,
+        detail={"objects": len(objects), "size_bytes": sum(size for _, _, size in objects)},
+    )
+    audit.publish(
+        txn, "events", [{"event": "deleted", "study_uid": study_uid, "objects": len(objects)}]
+    )
+    return pending(txn.conn, study_uid=study_uid)
+
+
+def _objects(conn: sa.Connection, study_uid: str) -> list[tuple[str, str, int]]:
+    """Return (tier, path, bytes) of every object of the study."""
+    found: list[tuple[str, str, int]] = []
+    for table, path, size in (
+        (instances, instances.c.path, instances.c.size_bytes),
+        (asides, asides.c.path, asides.c.size_bytes),
+        (packs, packs.c.pack_path, packs.c.pack_bytes),
+        (packs, packs.c.header_path, packs.c.header_bytes),
+    ):
+        rows = conn.execute(
+            sa.select(table.c.tier, path, size).where(table.c.study_uid == study_uid)
+        )
+        found += [(row[0], row[1], int(row[2])) for row in rows]
+    return found
+
+
+def pending(
+    conn: sa.Connection,
+    *,
+    study_uid: str = "",
+    due_s: float | None = None,
+    limit: int | None = None,
+) -> list[DeleteIntent]:
+    """Return intents whose bytes are still to be deleted (of a study, or due)."""
+    query = sa.select(*(delete_intents.c[name] for name in DeleteIntent.__slots__)).order_by(
+        delete_intents.c.due_s, delete_intents.c.intent_id
+    )
+    if study_uid:
+        query = query.where(delete_intents.c.study_uid == study_uid)
+    if due_s is not None:
+        query = query.where(delete_intents.c.due_s <= due_s)
+    if limit is not None:
+        query = query.limit(limit)
+    return [DeleteIntent(**row) for row in conn.execute(query).mappings()]
+
+
+def confirm_deleted(txn: Txn, intent_ids: Iterable[int]) -> int:
+    """Forget intents whose bytes are gone and give the bytes back; return how many there were."""
+    freed: Counter[str] = Counter()
+    count = 0
+    for ids in in_lists(intent_ids):
+        ours = delete_intents.c.intent_id.in_(ids)
+        rows = txn.conn.execute(
+            sa.select(delete_intents.c.tier, delete_intents.c.size_bytes).where(ours)
+        )
+        for tier, size_bytes in rows:
+            freed[tier] -= size_bytes
+            count += 1
+        txn.conn.execute(sa.delete(delete_intents).where(ours))
+    ledger.commit(txn, freed)
+    return count

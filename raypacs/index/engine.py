@@ -1,0 +1,160 @@
+"""Engines: how a process connects to the index, and the schema's migration.
+
+SQLite runs in WAL mode: many readers beside the one writer. ``synchronous=NORMAL`` keeps the file
+whole after a power loss and may lose the last commits, which receiving and the queue repeat;
+what must not be lost commits with FULL (``writer.IndexWriter``).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy.dialects import postgresql, sqlite
+
+from raypacs.errors import MasterUnavailable
+
+Item = TypeVar("Item")
+
+BUSY_TIMEOUT_S = 30.0
+_MIGRATIONS = Path(__file__).parent / "migrations"
+# Variables in one statement: SQLite allows 32,766.
+_IN_LIST = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Txn:
+    """An open, epoch-checked write transaction at ``now``."""
+
+    conn: sa.Connection
+    epoch: int
+    now: float
+
+
+def open_engine(url: str, *, read_only: bool = False) -> sa.Engine:
+    """Return an engine for ``url``; a read-only one refuses writes and never creates the database.
+
+    Values read from JSON columns may be shared between rows: treat them as constants.
+
+    Raises:
+        MasterUnavailable: read-only, and the SQLite file does not exist (on connecting).
+    """
+    options: dict[str, Any] = {
+        "json_serializer": _to_json,
+        "json_deserializer": _from_json,
+    }
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        execution = {"postgresql_readonly": True} if read_only else {}
+        return sa.create_engine(url, pool_pre_ping=True, execution_options=execution, **options)
+    path = Path(parsed.database or "")
+    if not read_only:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(
+        url, creator=functools.partial(_connect_sqlite, path, read_only), **options
+    )
+    begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
+    sa.event.listen(engine, "begin", lambda conn: conn.exec_driver_sql(begin))
+    return engine
+
+
+def _connect_sqlite(path: Path, read_only: bool) -> sqlite3.Connection:
+    """Connect with transactions begun by us (``isolation_level=None``), not by the driver."""
+    if read_only and not path.exists():
+        raise MasterUnavailable(f"the index {path} does not exist yet", path=str(path))
+    connection = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA cache_size=-32768")
+    # LIKE as in PostgreSQL; folded columns make person names insensitive to case.
+    connection.execute("PRAGMA case_sensitive_like=ON")
+    if read_only:
+        connection.execute("PRAGMA query_only=ON")
+    return connection
+
+
+@functools.cache
+def _scripts() -> ScriptDirectory:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    return ScriptDirectory.from_config(config)
+
+
+def migrate(engine: sa.Engine) -> None:
+    """Bring the schema to this version's, in one transaction; two processes may race for it."""
+    if _version(engine) == _scripts().get_current_head():
+        return
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _version(engine: sa.Engine) -> str | None:
+    with engine.connect() as connection:
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def insert(conn: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    """Return the dialect's INSERT, which has ``on_conflict_do_update`` and ``_do_nothing``."""
+    if conn.dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)
+
+
+def insert_many(conn: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert ``rows`` in one call, each with the same keys; nothing for none."""
+    if rows:
+        conn.execute(sa.insert(table), rows)
+
+
+def add(
+    conn: sa.Connection,
+    table: sa.Table,
+    rows: Sequence[dict[str, Any]],
+    *,
+    counters: Sequence[str],
+    replace: Sequence[str] = (),
+) -> None:
+    """Insert ``rows``, or where the primary key exists add ``counters`` and overwrite ``replace``.
+
+    A key occurs at most once in ``rows``.
+    """
+    if not rows:
+        return
+    statement = insert(conn, table)
+    changes: dict[str, Any] = {name: table.c[name] + statement.excluded[name] for name in counters}
+    changes |= {name: statement.excluded[name] for name in replace}
+    keys = [column.name for column in table.primary_key]
+    conn.execute(statement.on_conflict_do_update(index_elements=keys, set_=changes), rows)
+
+
+def in_lists(values: Iterable[Item]) -> Iterator[list[Item]]:
+    """Split ``values`` into lists short enough for one IN (...)."""
+    every = list(values)
+    for start in range(0, len(every), _IN_LIST):
+        yield every[start : start + _IN_LIST]
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+@functools.lru_cache(maxsize=4096)
+def _from_json(text: str) -> Any:
+    # Instances of a series, and rows joined with their study, carry equal text.
+    return json.loads(text)

@@ -1,0 +1,397 @@
+"""What arrives: instances, conflicts and quarantined objects become rows.
+
+The first instance registered under a SOP Instance UID wins. The same data set again (equal
+sha256 and transfer syntax) is KNOWN; other bytes are a CONFLICT. All of it is decided in the
+transaction that writes it. Registering the same record (tier and path) again changes nothing, so
+a caller that did not hear the answer may ask again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from raypacs.index import attributes, audit, ledger
+from raypacs.index.engine import Txn, add, in_lists, insert, insert_many
+from raypacs.index.schema import asides, copies, instances, series, sources, studies
+from raypacs.records import AsideRecord, InstanceRecord, Outcome, Registered
+
+CONFLICT_REASON = "another object with this SOP Instance UID and other bytes is served"
+
+
+@dataclass
+class _Batch:
+    """What one batch adds up to while it is decided."""
+
+    new: list[InstanceRecord] = field(default_factory=list)
+    conflicts: list[InstanceRecord] = field(default_factory=list)
+    # Bytes per tier that leave the holder's grant (those of conflicts leave it with the aside).
+    spent: Counter[str] = field(default_factory=Counter)
+
+
+def register(
+    txn: Txn, records: Sequence[InstanceRecord], *, holder: str, quiet_s: float
+) -> list[Registered]:
+    """Register a batch; answers in the order of ``records``."""
+    batch = _Batch()
+    answers = _decide(txn.conn, records, batch)
+    for conflict in batch.conflicts:
+        aside(txn, _as_aside(conflict), holder=holder)
+    if batch.new:
+        _write(txn, batch.new, quiet_s)
+    ledger.spend(txn, holder, batch.spent)
+    return answers
+
+
+def _decide(
+    conn: sa.Connection, records: Sequence[InstanceRecord], batch: _Batch
+) -> list[Registered]:
+    served: dict[str, tuple[str, str, str, str]] = {}
+    for uids in in_lists(record.sop_instance_uid for record in records):
+        found = conn.execute(
+            sa.select(
+                instances.c.sop_instance_uid,
+                instances.c.sha256,
+                instances.c.transfer_syntax_uid,
+                instances.c.tier,
+                instances.c.path,
+            ).where(instances.c.sop_instance_uid.in_(uids))
+        )
+        served |= {row[0]: (row[1], row[2], row[3], row[4]) for row in found}
+    answers = []
+    for record in records:
+        uid = record.sop_instance_uid
+        first = served.get(uid)
+        if first is None:
+            served[uid] = (record.sha256, record.transfer_syntax_uid, record.tier, record.path)
+            batch.new.append(record)
+            outcome = Outcome.STORED
+        elif first[2:] == (record.tier, record.path):
+            answers.append(Registered(uid, record.path, Outcome.STORED))
+            continue
+        elif first[:2] == (record.sha256, record.transfer_syntax_uid):
+            outcome = Outcome.KNOWN
+        else:
+            batch.conflicts.append(record)
+            outcome = Outcome.CONFLICT
+        if outcome != Outcome.CONFLICT:
+            batch.spent[record.tier] += record.size_bytes
+        answers.append(Registered(uid, record.path, outcome))
+    return answers
+
+
+def _write(txn: Txn, new: list[InstanceRecord], quiet_s: float) -> None:
+    by_study: dict[str, list[InstanceRecord]] = {}
+    for record in new:
+        by_study.setdefault(record.study_uid, []).append(record)
+    generations = _write_studies(txn, by_study, quiet_s)
+    _write_series(txn, new)
+    insert_many(txn.conn, instances, [_row(r, generations[r.study_uid]) for r in new])
+    _write_copies(txn, new, generations)
+    _write_sources(txn, new)
+    audit.record_many(
+        txn,
+        "received",
+        [
+            {
+                "study_uid": uid,
+                "detail": {
+                    "generation": generations[uid],
+                    "objects": len(records),
+                    "size_bytes": sum(r.size_bytes for r in records),
+                    "sources": sorted({r.source for r in records}),
+                },
+            }
+            for uid, records in by_study.items()
+        ],
+    )
+    audit.publish(txn, "events", _arrivals(new))
+
+
+def _write_studies(
+    txn: Txn, by_study: dict[str, list[InstanceRecord]], quiet_s: float
+) -> dict[str, int]:
+    """Insert or grow the studies; return the generation of each after this batch."""
+    known: dict[str, Any] = {}
+    for uids in in_lists(by_study):
+        found = txn.conn.execute(
+            sa.select(studies.c.study_uid, studies.c.generation, studies.c.attributes).where(
+                studies.c.study_uid.in_(uids)
+            )
+        )
+        known |= {row.study_uid: row for row in found}
+    generations: dict[str, int] = {}
+    created: list[dict[str, Any]] = []
+    grown: list[dict[str, Any]] = []
+    for uid, records in by_study.items():
+        first = known.get(uid)
+        generations[uid] = 1 if first is None else first.generation + 1
+        described: dict[str, str] = {}
+        for record in records:
+            described = {**attributes.of_study(record.attributes), **described}
+        if first is not None:
+            described = {**described, **first.attributes}
+        row = {
+            "study_uid": uid,
+            **_study_columns(described),
+            "generation": generations[uid],
+            "instance_count": len(records),
+            "size_bytes": sum(record.size_bytes for record in records),
+            "last_received_s": txn.now,
+            "prepare_due_s": txn.now + quiet_s,
+            "state": "received",
+        }
+        (created if first is None else grown).append(row)
+    insert_many(
+        txn.conn,
+        studies,
+        [{**row, "created_s": txn.now, "accessed_s": txn.now} for row in created],
+    )
+    _grow_studies(txn.conn, grown)
+    return generations
+
+
+def _study_columns(described: dict[str, str]) -> dict[str, Any]:
+    return {
+        "attributes": described,
+        "patient_id": described.get("PatientID", ""),
+        "patient_name_folded": attributes.fold_name(described.get("PatientName", "")),
+        "study_date": described.get("StudyDate", ""),
+        "accession_number": described.get("AccessionNumber", ""),
+    }
+
+
+def _grow_studies(conn: sa.Connection, rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    values: dict[str, Any] = {
+        name: sa.bindparam(f"new_{name}", type_=studies.c[name].type)
+        for name in rows[0]
+        if name != "study_uid"
+    }
+    for name in ("instance_count", "size_bytes"):
+        values[name] = studies.c[name] + values[name]
+    conn.execute(
+        sa.update(studies)
+        .where(studies.c.study_uid == sa.bindparam("new_study_uid"))
+        .values(values),
+        [{f"new_{name}": value for name, value in row.items()} for row in rows],
+    )
+
+
+def _write_series(txn: Txn, new: list[InstanceRecord]) -> None:
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for record in new:
+        row = rows.get((record.study_uid, record.series_uid))
+        if row is None:
+            described = attributes.of_series(record.attributes)
+            row = rows[record.study_uid, record.series_uid] = {
+                "study_uid": record.study_uid,
+                "series_uid": record.series_uid,
+                "modality": record.modality,
+                "series_number": attributes.integer(described.get("SeriesNumber", "")),
+                "attributes": described,
+                "instance_count": 0,
+                "size_bytes": 0,
+                "created_s": txn.now,
+            }
+        row["instance_count"] += 1
+        row["size_bytes"] += record.size_bytes
+    before = _series_counts(txn.conn, {study for study, _ in rows})
+    add(txn.conn, series, list(rows.values()), counters=["instance_count", "size_bytes"])
+    after = _series_counts(txn.conn, {study for study, _ in rows})
+    changed = [
+        {"uid": uid, "series": count} for uid, count in after.items() if before.get(uid) != count
+    ]
+    if changed:
+        txn.conn.execute(
+            sa.update(studies)
+            .where(studies.c.study_uid == sa.bindparam("uid"))
+            .values(series_count=sa.bindparam("series")),
+            changed,
+        )
+
+
+def _series_counts(conn: sa.Connection, uids: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for some in in_lists(uids):
+        found = conn.execute(
+            sa.select(series.c.study_uid, sa.func.count())
+            .where(series.c.study_uid.in_(some))
+            .group_by(series.c.study_uid)
+        )
+        counts |= {row[0]: row[1] for row in found}
+    return counts
+
+
+def _row(record: InstanceRecord, generation: int) -> dict[str, Any]:
+    row = {name: getattr(record, name) for name in InstanceRecord.__slots__}
+    row["attributes"] = attributes.of_instance(record.attributes)
+    row["generation"] = generation
+    return row
+
+
+def _write_copies(txn: Txn, new: list[InstanceRecord], generations: dict[str, int]) -> None:
+    """Count the study's copy, the ledger and the hour's intake on each tier it came to."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for record in new:
+        row = rows.setdefault(
+            (record.study_uid, record.tier),
+            {
+                "study_uid": record.study_uid,
+                "tier": record.tier,
+                "objects": 0,
+                "size_bytes": 0,
+                "generation": generations[record.study_uid],
+                "created_s": txn.now,
+            },
+        )
+        row["objects"] += 1
+        row["size_bytes"] += record.size_bytes
+    count_copies(txn, list(rows.values()))
+
+
+def count_copies(txn: Txn, rows: list[dict[str, Any]]) -> None:
+    """Add objects and bytes of studies on tiers: copies, ledger, hourly intake."""
+    there: set[tuple[str, str]] = set()
+    for uids in in_lists({row["study_uid"] for row in rows}):
+        found = txn.conn.execute(
+            sa.select(copies.c.study_uid, copies.c.tier).where(copies.c.study_uid.in_(uids))
+        )
+        there |= {(row[0], row[1]) for row in found}
+    add(txn.conn, copies, rows, counters=["objects", "size_bytes"], replace=["generation"])
+    for tier in sorted({row["tier"] for row in rows}):
+        ours = [row for row in rows if row["tier"] == tier]
+        size = sum(row["size_bytes"] for row in ours)
+        ledger.commit(txn, {tier: size})
+        ledger.took_in(
+            txn,
+            tier,
+            studies=sum((row["study_uid"], tier) not in there for row in ours),
+            objects=sum(row["objects"] for row in ours),
+            size_bytes=size,
+        )
+
+
+def _write_sources(txn: Txn, new: list[InstanceRecord]) -> None:
+    rows: dict[str, dict[str, Any]] = {}
+    for record in new:
+        row = rows.setdefault(
+            record.source,
+            {
+                "source": record.source,
+                "objects": 0,
+                "size_bytes": 0,
+                "first_s": txn.now,
+                "last_s": txn.now,
+            },
+        )
+        row["objects"] += 1
+        row["size_bytes"] += record.size_bytes
+    add(
+        txn.conn,
+        sources,
+        list(rows.values()),
+        counters=["objects", "size_bytes"],
+        replace=["last_s"],
+    )
+
+
+def _arrivals(new: list[InstanceRecord]) -> list[dict[str, Any]]:
+    """Statistics: one event per series and transfer syntax of the batch."""
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    for record in new:
+        labels = {
+            "study_uid": record.study_uid,
+            "series_uid": record.series_uid,
+            "modality": record.modality,
+            "sop_class_uid": record.sop_class_uid,
+            "transfer_syntax_uid": record.transfer_syntax_uid,
+            "source": record.source,
+            "tier": record.tier,
+        }
+        row = rows.setdefault(
+            tuple(labels.values()),
+            {"event": "received", **labels, "objects": 0, "frames": 0, "bytes_in": 0},
+        )
+        row["objects"] += 1
+        row["frames"] += record.frames
+        row["bytes_in"] += record.size_bytes
+    return list(rows.values())
+
+
+def _as_aside(record: InstanceRecord) -> AsideRecord:
+    return AsideRecord(
+        outcome=Outcome.CONFLICT,
+        tier=record.tier,
+        path=record.path,
+        size_bytes=record.size_bytes,
+        reason=CONFLICT_REASON,
+        source=record.source,
+        received_at_s=record.received_at_s,
+        study_uid=record.study_uid,
+        sop_instance_uid=record.sop_instance_uid,
+        sha256=record.sha256,
+    )
+
+
+def aside(txn: Txn, record: AsideRecord, *, holder: str) -> None:
+    """Write down an object kept aside; once per place, however often it is told."""
+    row = {name: getattr(record, name) for name in AsideRecord.__slots__}
+    row["outcome"] = record.outcome.value
+    written = txn.conn.execute(
+        insert(txn.conn, asides).values(row).on_conflict_do_nothing(index_elements=["tier", "path"])
+    )
+    if not written.rowcount:
+        return
+    sizes = {record.tier: record.size_bytes}
+    ledger.commit(txn, sizes)
+    ledger.spend(txn, holder, sizes)
+    audit.record(
+        txn,
+        record.outcome.value,
+        study_uid=record.study_uid,
+        detail={
+            "sop_instance_uid": record.sop_instance_uid,
+            "tier": record.tier,
+            "path": record.path,
+            "reason": record.reason,
+            "source": record.source,
+        },
+    )
+    audit.publish(
+        txn,
+        "events",
+        [
+            {
+                "event": record.outcome.value,
+                "study_uid": record.study_uid,
+                "source": record.source,
+                "tier": record.tier,
+                "objects": 1,
+                "bytes_in": record.size_bytes,
+            }
+        ],
+    )
+
+
+def hint_complete(txn: Txn, study_uids: Iterable[str]) -> None:
+    """Let studies that wait for quiet be prepared at once; others are left alone."""
+    for uids in in_lists(study_uids):
+        txn.conn.execute(
+            sa.update(studies)
+            .where(studies.c.study_uid.in_(uids), studies.c.prepare_due_s > txn.now)
+            .values(prepare_due_s=txn.now)
+        )
+
+
+def touched(txn: Txn, study_uids: Iterable[str]) -> None:
+    """Note that studies were accessed: the order of eviction."""
+    for uids in in_lists(study_uids):
+        txn.conn.execute(
+            sa.update(studies).where(studies.c.study_uid.in_(uids)).values(accessed_s=txn.now)
+        )

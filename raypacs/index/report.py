@@ -1,0 +1,276 @@
+"""The end of an attempt: its packs, its item, the ledger, audit and statistics, all at once.
+
+A report that was told twice (the answer was lost) changes nothing the second time: the item
+still carries the attempt's token. Where the study grew meanwhile, another item becomes due for the
+new instances.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from raypacs.index import audit, ledger
+from raypacs.index.engine import Txn, in_lists, insert_many
+from raypacs.index.queue import (
+    again_or_fail,
+    current,
+    find,
+    move,
+    stale,
+    unprepared_count,
+)
+from raypacs.index.registration import count_copies
+from raypacs.index.schema import instances, packs, studies, work_items
+from raypacs.policy.queue import WAITING, Event, State
+from raypacs.policy.retry import Retry
+from raypacs.records import Lease, PreparedInstance, PreparedSeries, WorkResult
+
+
+def report(txn: Txn, lease: Lease, result: WorkResult, retry: Retry, chance: float) -> State:
+    """Take over what an attempt did; return the item's state.
+
+    Packs count even where the attempt failed on another series.
+
+    Raises:
+        StaleLease: the lease is not the item's current one; nothing is changed, and what the
+            attempt published is swept as a dead attempt's.
+    """
+    if (before := _reported_before(txn, lease)) is not None:
+        return before
+    item = current(txn, lease)
+    for pack in result.packs:
+        if pack.study_uid != lease.study_uid:
+            raise stale(lease, f"pack of study {pack.study_uid} reported for {lease.study_uid}")
+        _take_over(txn, pack, lease)
+    error = result.error or _left_out(txn, lease)
+    if error:
+        delay_s = retry.delay_s(lease.attempt, retryable=result.retryable, chance=chance)
+        state = again_or_fail(txn, item, delay_s, error)
+        audit.publish(
+            txn,
+            "events",
+            [
+                {
+                    "event": "failed" if delay_s is None else "retry",
+                    "study_uid": lease.study_uid,
+                    "node": lease.node,
+                }
+            ],
+        )
+    else:
+        state = move(txn, item, Event.COMPLETE, error="")
+        audit.record(
+            txn,
+            "prepared",
+            study_uid=lease.study_uid,
+            item_id=lease.item_id,
+            node=lease.node,
+            detail=_summary(lease, result),
+        )
+    _follow_up(txn, lease)
+    return state
+
+
+def _reported_before(txn: Txn, lease: Lease) -> State | None:
+    item = find(txn.conn, lease.item_id)
+    if item is None or item["token"] != lease.token or item["attempt"] != lease.attempt:
+        return None
+    state = State(item["state"])
+    return None if state == State.IN_PROCESS else state
+
+
+def _left_out(txn: Txn, lease: Lease) -> str:
+    """Say if the attempt left out instances that were there when the item was made."""
+    count = txn.conn.execute(
+        sa.select(sa.func.count())
+        .select_from(instances)
+        .where(
+            instances.c.study_uid == lease.study_uid,
+            instances.c.form == "",
+            instances.c.generation <= lease.generation,
+        )
+    ).scalar_one()
+    return f"{count} instances were not prepared" if count else ""
+
+
+def _take_over(txn: Txn, pack: PreparedSeries, lease: Lease) -> None:
+    fresh = _mark(txn, pack)
+    insert_many(
+        txn.conn,
+        packs,
+        [
+            {
+                "tier": pack.tier,
+                "pack_path": pack.pack_path,
+                "study_uid": pack.study_uid,
+                "series_uid": pack.series_uid,
+                "token": pack.token,
+                "header_path": pack.header_path,
+                "pack_bytes": pack.pack_bytes,
+                "header_bytes": pack.header_bytes,
+                "instance_count": len(pack.instances),
+                "created_s": txn.now,
+            }
+        ],
+    )
+    size = pack.pack_bytes + pack.header_bytes
+    count_copies(
+        txn,
+        [
+            {
+                "study_uid": pack.study_uid,
+                "tier": pack.tier,
+                "objects": len(pack.instances),
+                "size_bytes": size,
+                "generation": lease.generation,
+                "created_s": txn.now,
+            }
+        ],
+    )
+    ledger.spend(txn, lease.node, {pack.tier: size})
+    transcoded = [one for one in fresh if one.form != "copied"]
+    txn.conn.execute(
+        sa.update(studies)
+        .where(studies.c.study_uid == pack.study_uid)
+        .values(
+            prepared_count=studies.c.prepared_count + len(fresh),
+            transcoded_count=studies.c.transcoded_count + len(transcoded),
+            proven_count=studies.c.proven_count + sum(one.lossless_proven for one in transcoded),
+            raw_bytes=studies.c.raw_bytes + sum(one.raw_bytes for one in fresh),
+            prepared_bytes=studies.c.prepared_bytes + size,
+            prepare_seconds=studies.c.prepare_seconds + pack.seconds,
+            prepared_s=txn.now,
+        )
+    )
+    audit.publish(txn, "events", _statistics(txn, pack, lease, fresh))
+
+
+def _mark(txn: Txn, pack: PreparedSeries) -> list[PreparedInstance]:
+    """Mark the pack's instances as prepared; return those that were not before."""
+    told = {one.sop_instance_uid: one for one in pack.instances}
+    fresh: list[PreparedInstance] = []
+    for uids in in_lists(told):
+        found = txn.conn.execute(
+            sa.select(instances.c.sop_instance_uid).where(
+                instances.c.sop_instance_uid.in_(uids),
+                instances.c.study_uid == pack.study_uid,
+                instances.c.form == "",
+            )
+        )
+        fresh += [told[uid] for uid in found.scalars()]
+    if fresh:
+        txn.conn.execute(
+            sa.update(instances)
+            .where(instances.c.sop_instance_uid == sa.bindparam("uid"))
+            .values(
+                form=sa.bindparam("new_form"),
+                reason=sa.bindparam("new_reason"),
+                pack_token=pack.token,
+                raw_bytes=sa.bindparam("raw"),
+                prepared_bytes=sa.bindparam("prepared"),
+                prepared_transfer_syntax_uid=sa.bindparam("syntax"),
+                lossless_proven=sa.bindparam("proven"),
+            ),
+            [
+                {
+                    "uid": one.sop_instance_uid,
+                    "new_form": one.form,
+                    "new_reason": one.reason,
+                    "raw": one.raw_bytes,
+                    "prepared": one.prepared_bytes,
+                    "syntax": one.transfer_syntax_uid,
+                    "proven": one.lossless_proven,
+                }
+                for one in fresh
+            ],
+        )
+    return fresh
+
+
+def _follow_up(txn: Txn, lease: Lease) -> None:
+    """Settle the study when everything is prepared.
+
+    What arrived while this item ran set ``prepare_due_s`` again: ``enqueue_due`` makes, or has
+    made, the item for it.
+    """
+    ours = studies.c.study_uid == lease.study_uid
+    if unprepared_count(txn.conn, lease.study_uid) == 0:
+        _settle(txn, lease)
+        txn.conn.execute(sa.update(studies).where(ours).values(state="prepared"))
+
+
+def _settle(txn: Txn, lease: Lease) -> None:
+    """Cancel a waiting item whose instances this attempt prepared as well."""
+    waiting = txn.conn.execute(
+        sa.select(work_items).where(
+            work_items.c.kind == lease.kind,
+            work_items.c.study_uid == lease.study_uid,
+            work_items.c.state.in_(WAITING),
+        )
+    ).mappings()
+    for item in waiting.all():
+        move(txn, item, Event.CANCEL, error=f"item {lease.item_id} prepared everything")
+
+
+def _summary(lease: Lease, result: WorkResult) -> dict[str, Any]:
+    prepared = [one for pack in result.packs for one in pack.instances]
+    return {
+        "attempt": lease.attempt,
+        "generation": lease.generation,
+        "packs": len(result.packs),
+        "instances": len(prepared),
+        "copied": sum(one.form == "copied" for one in prepared),
+        "raw_bytes": sum(one.raw_bytes for one in prepared),
+        "prepared_bytes": sum(pack.pack_bytes + pack.header_bytes for pack in result.packs),
+        "seconds": sum(pack.seconds for pack in result.packs),
+    }
+
+
+def _statistics(
+    txn: Txn, pack: PreparedSeries, lease: Lease, fresh: list[PreparedInstance]
+) -> list[dict[str, Any]]:
+    """One event per form; header bytes and seconds are shared out by prepared bytes."""
+    described: dict[str, Any] = {}
+    for uids in in_lists(one.sop_instance_uid for one in fresh):
+        found = txn.conn.execute(
+            sa.select(
+                instances.c.sop_instance_uid,
+                instances.c.modality,
+                instances.c.sop_class_uid,
+                instances.c.size_bytes,
+            ).where(instances.c.sop_instance_uid.in_(uids))
+        )
+        described |= {row.sop_instance_uid: row for row in found}
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    total = sum(one.prepared_bytes for one in fresh) or 1
+    for one in fresh:
+        source = described[one.sop_instance_uid]
+        row = rows.setdefault(
+            (one.form, source.sop_class_uid),
+            {
+                "event": "prepared",
+                "study_uid": pack.study_uid,
+                "series_uid": pack.series_uid,
+                "modality": source.modality,
+                "sop_class_uid": source.sop_class_uid,
+                "transfer_syntax_uid": one.transfer_syntax_uid,
+                "node": lease.node,
+                "tier": pack.tier,
+                "form": one.form,
+                "objects": 0,
+                "frames": 0,
+                "bytes_in": 0,
+                "bytes_raw": 0,
+                "bytes_prepared": 0,
+                "seconds": 0.0,
+            },
+        )
+        row["objects"] += 1
+        row["frames"] += one.frames
+        row["bytes_in"] += source.size_bytes
+        row["bytes_raw"] += one.raw_bytes
+        row["bytes_prepared"] += one.prepared_bytes
+        row["seconds"] += pack.seconds * one.prepared_bytes / total
+    return list(rows.values())

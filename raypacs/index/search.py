@@ -1,0 +1,314 @@
+"""QIDO-RS searches (PS3.18 section 10.6) as parameterised SQL.
+
+Parameters come as sent: DICOM keyword or eight-digit tag to a value or a list of values, with
+``limit`` and ``offset``. Matching follows PS3.4 section C.2.2.2: single value, UID list, ``*`` and
+``?``, date and time ranges; an empty value matches everything. Person names match in any case and
+in any of their component groups. Keys that are not indexed are ignored, as are ``includefield``
+and ``fuzzymatching``: every known attribute is returned.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from pydicom.datadict import keyword_for_tag
+
+from raypacs.errors import InvalidQuery
+from raypacs.index.attributes import (
+    DATES,
+    PERSON_NAMES,
+    SERIES_KEYWORDS,
+    STUDY_KEYWORDS,
+    TIMES,
+    fold_name,
+    integer,
+)
+from raypacs.index.schema import instances, series, studies
+
+Params = Mapping[str, str | Sequence[str]]
+Row = dict[str, Any]
+Source = sa.RowMapping | Row
+
+MAX_LIMIT = 10_000
+_TAG = re.compile(r"[0-9A-Fa-f]{8}")
+_INSTANCE_JSON = frozenset(("ContentDate", "ContentTime"))
+
+_STUDY_COLUMNS: dict[str, sa.ColumnElement[Any]] = {
+    "StudyInstanceUID": studies.c.study_uid,
+    "PatientID": studies.c.patient_id,
+    "PatientName": studies.c.patient_name_folded,
+    "StudyDate": studies.c.study_date,
+    "AccessionNumber": studies.c.accession_number,
+    "NumberOfStudyRelatedSeries": studies.c.series_count,
+    "NumberOfStudyRelatedInstances": studies.c.instance_count,
+}
+_SERIES_COLUMNS: dict[str, sa.ColumnElement[Any]] = {
+    "SeriesInstanceUID": series.c.series_uid,
+    "Modality": series.c.modality,
+    "SeriesNumber": series.c.series_number,
+    "NumberOfSeriesRelatedInstances": series.c.instance_count,
+}
+_INSTANCE_COLUMNS: dict[str, sa.ColumnElement[Any]] = {
+    "SOPInstanceUID": instances.c.sop_instance_uid,
+    "SOPClassUID": instances.c.sop_class_uid,
+    "AvailableTransferSyntaxUID": instances.c.transfer_syntax_uid,
+    "InstanceNumber": instances.c.instance_number,
+    "Rows": instances.c.rows,
+    "Columns": instances.c.columns,
+    "NumberOfFrames": instances.c.frames,
+    "BitsAllocated": instances.c.bits_allocated,
+    "BitsStored": instances.c.bits_stored,
+}
+
+
+def search_studies(conn: sa.Connection, params: Params) -> list[Row]:
+    """Return matching studies, newest study date first. Raises InvalidQuery."""
+    query = sa.select(studies).order_by(studies.c.study_date.desc(), studies.c.study_uid)
+    rows = conn.execute(_matched(query, params, "studies")).mappings().all()
+    modalities = _modalities(conn, [row["study_uid"] for row in rows])
+    return [
+        {**study_row(row), "ModalitiesInStudy": modalities.get(row["study_uid"], "")}
+        for row in rows
+    ]
+
+
+def search_series(conn: sa.Connection, params: Params) -> list[Row]:
+    """Return matching series with their study's attributes. Raises InvalidQuery."""
+    joined = series.join(studies, studies.c.study_uid == series.c.study_uid)
+    query = (
+        sa.select(*_labelled(studies, series))
+        .select_from(joined)
+        .order_by(series.c.study_uid, series.c.series_number, series.c.series_uid)
+    )
+    rows = conn.execute(_matched(query, params, "series")).mappings()
+    return [
+        {**study_row(_part(row, "studies")), **series_row(_part(row, "series"))} for row in rows
+    ]
+
+
+def search_instances(conn: sa.Connection, params: Params) -> list[Row]:
+    """Return matching instances with series' and study's attributes. Raises InvalidQuery."""
+    joined = instances.join(
+        series,
+        sa.and_(
+            series.c.study_uid == instances.c.study_uid,
+            series.c.series_uid == instances.c.series_uid,
+        ),
+    ).join(studies, studies.c.study_uid == instances.c.study_uid)
+    query = (
+        sa.select(*_labelled(studies, series, instances))
+        .select_from(joined)
+        .order_by(
+            instances.c.study_uid,
+            instances.c.series_uid,
+            instances.c.instance_number,
+            instances.c.sop_instance_uid,
+        )
+    )
+    rows = conn.execute(_matched(query, params, "instances")).mappings()
+    return [
+        {
+            **study_row(_part(row, "studies")),
+            **series_row(_part(row, "series")),
+            **instance_row(_part(row, "instances")),
+        }
+        for row in rows
+    ]
+
+
+def study_row(row: Source) -> Row:
+    """Return a study's attributes by keyword (PS3.18 table 10.6.3-3)."""
+    found: Row = {key: value for key, value in row["attributes"].items() if key in STUDY_KEYWORDS}
+    return found | {
+        "StudyInstanceUID": row["study_uid"],
+        "InstanceAvailability": "ONLINE",
+        "NumberOfStudyRelatedSeries": row["series_count"],
+        "NumberOfStudyRelatedInstances": row["instance_count"],
+    }
+
+
+def series_row(row: Source) -> Row:
+    """Return a series' attributes by keyword (PS3.18 table 10.6.3-4)."""
+    found: Row = dict(row["attributes"])
+    found.pop("SeriesNumber", None)
+    if row["series_number"] is not None:
+        found["SeriesNumber"] = row["series_number"]
+    return found | {
+        "SeriesInstanceUID": row["series_uid"],
+        "Modality": row["modality"],
+        "InstanceAvailability": "ONLINE",
+        "NumberOfSeriesRelatedInstances": row["instance_count"],
+    }
+
+
+def instance_row(row: Source) -> Row:
+    """Return an instance's attributes by keyword (PS3.18 table 10.6.3-5)."""
+    found: Row = dict(row["attributes"]) | {
+        "SOPInstanceUID": row["sop_instance_uid"],
+        "SOPClassUID": row["sop_class_uid"],
+        "AvailableTransferSyntaxUID": row["transfer_syntax_uid"],
+        "InstanceAvailability": "ONLINE",
+    }
+    if row["instance_number"] is not None:
+        found["InstanceNumber"] = row["instance_number"]
+    if row["rows"]:
+        found |= {
+            "Rows": row["rows"],
+            "Columns": row["columns"],
+            "BitsAllocated": row["bits_allocated"],
+            "BitsStored": row["bits_stored"],
+            "NumberOfFrames": row["frames"],
+        }
+    return found
+
+
+def _labelled(*tables: sa.Table) -> list[sa.Label[Any]]:
+    """Name joined columns ``table.column``, as several tables have columns of one name."""
+    return [column.label(f"{table.name}.{column.name}") for table in tables for column in table.c]
+
+
+def _part(row: sa.RowMapping, table: str) -> Row:
+    prefix = f"{table}."
+    return {
+        str(key)[len(prefix) :]: value for key, value in row.items() if str(key).startswith(prefix)
+    }
+
+
+def _modalities(conn: sa.Connection, uids: list[str]) -> dict[str, str]:
+    """Return Modalities in Study (0008,0061) by study, joined by a backslash."""
+    found: dict[str, list[str]] = {}
+    rows = conn.execute(
+        sa.select(series.c.study_uid, series.c.modality)
+        .distinct()
+        .where(series.c.study_uid.in_(uids), series.c.modality != "")
+        .order_by(series.c.modality)
+    )
+    for uid, modality in rows:
+        found.setdefault(uid, []).append(modality)
+    return {uid: "\\".join(names) for uid, names in found.items()}
+
+
+def _matched(query: sa.Select[Any], params: Params, level: str) -> sa.Select[Any]:
+    limit, offset = MAX_LIMIT, 0
+    for name, value in params.items():
+        text = value if isinstance(value, str) else ",".join(value)
+        if name == "limit":
+            limit = min(limit, _natural(name, text))
+        elif name == "offset":
+            offset = _natural(name, text)
+        elif text and name not in ("includefield", "fuzzymatching"):
+            condition = _condition(_keyword(name), text, level)
+            if condition is not None:
+                query = query.where(condition)
+    return query.limit(limit).offset(offset)
+
+
+def _natural(name: str, text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > 15:
+        raise InvalidQuery(f"{name}={text!r} is not a number of results", key=name)
+    return int(text)
+
+
+def _keyword(name: str) -> str:
+    if _TAG.fullmatch(name):
+        return keyword_for_tag(int(name, 16)) or name
+    return name
+
+
+def _condition(keyword: str, text: str, level: str) -> sa.ColumnElement[bool] | None:
+    """Return the condition of one key, None for a key that is not indexed at this level."""
+    if keyword == "ModalitiesInStudy":
+        inner = series.alias("of_study")
+        return sa.exists().where(
+            inner.c.study_uid == studies.c.study_uid, inner.c.modality.in_(_list_of(text))
+        )
+    column = _column(keyword, level)
+    if column is None:
+        return None
+    if keyword in PERSON_NAMES:
+        return _name_matches(column, fold_name(text))
+    if keyword in DATES or keyword in TIMES:
+        return _within(column, keyword, text)
+    if isinstance(column.type, sa.Integer):
+        number = integer(text)
+        return sa.false() if number is None else column == number
+    if keyword.endswith("UID") or keyword == "Modality":
+        return column.in_(_list_of(text))
+    return _like(column, text)
+
+
+def _column(keyword: str, level: str) -> sa.ColumnElement[Any] | None:
+    """Return the column, or the member of the JSON attributes, that holds a keyword."""
+    if keyword in _STUDY_COLUMNS:
+        return _STUDY_COLUMNS[keyword]
+    if keyword in STUDY_KEYWORDS:
+        member = f"{keyword}Folded" if keyword in PERSON_NAMES else keyword
+        return studies.c.attributes[member].as_string()
+    if level == "studies":
+        return None
+    if keyword in _SERIES_COLUMNS:
+        return _SERIES_COLUMNS[keyword]
+    if keyword in SERIES_KEYWORDS:
+        return series.c.attributes[keyword].as_string()
+    if level == "series":
+        return None
+    if keyword in _INSTANCE_COLUMNS:
+        return _INSTANCE_COLUMNS[keyword]
+    return instances.c.attributes[keyword].as_string() if keyword in _INSTANCE_JSON else None
+
+
+def _list_of(text: str) -> list[str]:
+    return [value for value in re.split(r"[,\\]", text) if value]
+
+
+def _pattern(text: str) -> str:
+    r"""Turn DICOM wild cards into those of LIKE, with ``\`` before literal ones."""
+    escaped = re.sub(r"([\\%_])", r"\\\1", text)
+    return escaped.replace("*", "%").replace("?", "_")
+
+
+def _like(column: sa.ColumnElement[Any], text: str) -> sa.ColumnElement[bool]:
+    if "*" in text or "?" in text:
+        return column.like(_pattern(text), escape="\\")
+    return column == text
+
+
+def _name_matches(column: sa.ColumnElement[Any], folded: str) -> sa.ColumnElement[bool]:
+    """Match the whole name or one component group (alphabetic, ideographic, phonetic)."""
+    whole = _like(column, folded)
+    if "=" in folded:
+        return whole
+    group = _pattern(folded)
+    return sa.or_(
+        whole,
+        column.like(f"{group}=%", escape="\\"),
+        column.like(f"%={group}", escape="\\"),
+        column.like(f"%={group}=%", escape="\\"),
+    )
+
+
+def _within(column: sa.ColumnElement[Any], keyword: str, text: str) -> sa.ColumnElement[bool]:
+    """Match a date or time, alone or as a range (PS3.4 section C.2.2.2.5).
+
+    A time without minutes or seconds stands for all of that hour or minute.
+
+    Raises:
+        InvalidQuery: neither a value nor a range.
+    """
+    plain = text.replace(".", "") if keyword in DATES else text.replace(":", "")
+    form = r"\d{8}" if keyword in DATES else r"\d{2,6}(?:\.\d{1,6})?"
+    found = re.fullmatch(rf"({form})?(-)?({form})?", plain)
+    if found is None or not (found[1] or found[3]) or (found[3] and not found[2]):
+        kind = "date" if keyword in DATES else "time"
+        raise InvalidQuery(f"{keyword}={text!r} is not a {kind} or a range of them", key=keyword)
+    first, last = found[1], found[3] if found[2] else found[1]
+    conditions = [column != ""]
+    if first:
+        conditions.append(column >= first)
+    if last:
+        # '1230' < '123059.5' < '1230' + nines: the shorter text stands for all it begins.
+        conditions.append(column <= (last if keyword in DATES else last + "999999"))
+    return sa.and_(*conditions)

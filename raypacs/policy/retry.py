@@ -1,0 +1,32 @@
+"""How often and how soon to try again.
+
+Delay before try ``n + 1`` is ``base * 2^(n-1)`` seconds, at most ``cap``, times 0.75 to 1.0 by
+chance, so that items that failed together do not return together, and each delay is longer than
+the one before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_LEAST_SHARE = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Retry as a value: ``max_attempts`` tries in all, delays from ``base_s`` up to ``cap_s``."""
+
+    max_attempts: int = 3
+    base_s: float = 2.0
+    cap_s: float = 300.0
+
+    def delay_s(self, attempt: int, *, retryable: bool = True, chance: float) -> float | None:
+        """Return seconds until the next try after ``attempt`` (1 = first) failed, None to give up.
+
+        ``chance`` is a random number from 0 to 1, given so that this stays pure.
+        """
+        if not retryable or attempt >= self.max_attempts:
+            return None
+        # The exponent is bounded: 2.0 ** 1100 would overflow, the cap is met long before.
+        grown = min(self.cap_s, self.base_s * 2.0 ** min(attempt - 1, 60))
+        return grown * (_LEAST_SHARE + (1.0 - _LEAST_SHARE) * chance)
