@@ -1,7 +1,8 @@
 """Logs of a node: JSON lines, rotated, without patient data, one file per process role.
 
 Everything goes to ``Bootstrap.log_dir``; ``docs/logs.md`` describes the fields. Modules log with
-``logging.getLogger(__name__)`` and pass data as ``extra={...}``; UIDs are welcome, names and
+``logging.getLogger(__name__)`` and pass data as ``extra={...}`` (or ``extra={"fields": {...}}``
+where a name might meet one of logging's own); UIDs are welcome, names and
 patient identifiers are not. Three nets hold patient data back where a caller forgets that: fields
 with telling names are redacted, messages of the DICOM libraries (which quote element values) are
 replaced by their place in the source, and of foreign exceptions only type and stack are kept.
@@ -59,9 +60,10 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "event": _event(record),
         }
-        for key, value in vars(record).items():
-            if key not in _STANDARD and not key.startswith("_"):
-                line[key] = REDACTED if _TELLING.search(key) else value
+        given = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        nested = given.pop("fields", {})
+        for key, value in (given | (nested if isinstance(nested, dict) else {})).items():
+            line[key] = REDACTED if _TELLING.search(key) else value
         if record.exc_info and record.exc_info[1] is not None:
             line["error"] = describe_error(record.exc_info[1])
         return json.dumps(line, ensure_ascii=False, default=str)

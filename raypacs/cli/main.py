@@ -1,0 +1,91 @@
+"""The commands, put together; and the one entry point with its error handling."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raypacs.cli import demo, nodes, settings, studies, submit, upload
+from raypacs.cli.outcome import guarded
+from raypacs.cli.session import Session
+
+_GLOBAL_FLAGS = frozenset({"--debug"})
+_GLOBAL_OPTIONS = frozenset({"--config", "--data-dir", "--url"})
+
+app = typer.Typer(
+    name="raypacs",
+    help="A cluster that turns DICOM studies into a lossless wavelet web cache.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+@app.callback()
+def start(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Bootstrap file. Default: raypacs.toml here, if there is one."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Data folder; overrides that of the bootstrap file.")
+    ] = None,
+    url: Annotated[
+        str, typer.Option(help="Talk to the node at this URL instead of the one on this host.")
+    ] = "",
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error happened.")] = False,
+) -> None:
+    """Options for all commands; they may also stand behind the command."""
+    context.obj = Session(config=config, data_dir=data_dir, url=url, debug=debug)
+
+
+app.command()(demo.demo)
+app.command()(nodes.up)
+app.command()(nodes.down)
+app.command()(nodes.status)
+app.command()(upload.ingest)
+app.command(name="studies")(studies.list_studies)
+app.command()(studies.show)
+app.command()(studies.get)
+app.command()(studies.delete)
+app.command()(studies.wait)
+app.add_typer(settings.app, name="config")
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    submit.submit
+)
+app.command()(nodes.version)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    given = hoisted(sys.argv[1:] if arguments is None else arguments)
+
+    def command() -> int:
+        app(args=given, prog_name="raypacs")
+        return 0
+
+    sys.exit(guarded(command, debug="--debug" in given, as_json="--json" in given))
+
+
+def hoisted(arguments: list[str]) -> list[str]:
+    """Move the options for all commands to the front, so that they may stand anywhere.
+
+    Nothing behind ``--`` is touched.
+    """
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments[:end])
+    for word in words:
+        name, assigned, _ = word.partition("=")
+        if name in _GLOBAL_FLAGS or (name in _GLOBAL_OPTIONS and assigned):
+            front.append(word)
+        elif name in _GLOBAL_OPTIONS:
+            front += [word, *([value] if (value := next(words, None)) is not None else [])]
+        else:
+            rest.append(word)
+    return front + rest + arguments[end:]

@@ -1,0 +1,118 @@
+"""What every command shares: the bootstrap, the node to talk to, and the two ways to print.
+
+With ``--json`` exactly one JSON value goes to standard output and nothing else; everything meant
+for people (tables, progress) goes to standard error then. Exit codes are in docs/cli.md.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from raypacs.client import Client, find_url
+from raypacs.config import Bootstrap, load_bootstrap
+
+DEFAULT_CONFIG = Path("raypacs.toml")
+
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+class Exit(IntEnum):
+    """Exit codes of every command (docs/cli.md)."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_RUNNING = 3
+    NOT_FOUND = 4
+    PARTLY = 5
+
+
+@dataclass
+class Session:
+    """One invocation of the command line."""
+
+    config: Path | None = None
+    data_dir: Path | None = None
+    url: str = ""
+    json: bool = False
+    debug: bool = False
+    stdout: Console = field(default_factory=Console)
+    stderr: Console = field(default_factory=lambda: Console(stderr=True))
+
+    @property
+    def config_path(self) -> Path | None:
+        """The bootstrap file in use: the named one, else raypacs.toml here if there is one."""
+        if self.config is None and DEFAULT_CONFIG.is_file():
+            return DEFAULT_CONFIG
+        return self.config
+
+    @cached_property
+    def bootstrap(self) -> Bootstrap:
+        """The bootstrap of the node on this data folder.
+
+        Raises:
+            ConfigError: as :func:`raypacs.config.load_bootstrap`.
+        """
+        return load_bootstrap(self.config_path, {"data_dir": self.data_dir})
+
+    @property
+    def people(self) -> Console:
+        """Where text for people goes."""
+        return self.stderr if self.json else self.stdout
+
+    def client(self, **options: Any) -> Client:
+        """Return a client of the node.
+
+        Raises:
+            NodeNotRunning: there is none.
+        """
+        url = self.url or find_url(self.bootstrap)
+        return Client(url, **options)
+
+    def emit(self, value: Any, table: Table | str | None = None) -> None:
+        """Print ``value`` as JSON, or ``table`` for people."""
+        if self.json:
+            sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+            sys.stdout.flush()
+        elif table is not None:
+            self.stdout.print(table)
+
+
+def session_of(context: typer.Context, as_json: bool = False) -> Session:
+    """Return the invocation's session; ``as_json`` is the command's own --json."""
+    session = context.find_object(Session)
+    if session is None:
+        raise RuntimeError("the command line was entered without its main command")
+    session.json = session.json or as_json
+    return session
+
+
+def columns(title: str, *names: str, numbers: frozenset[str] = frozenset()) -> Table:
+    """Return an empty table; columns in ``numbers`` are right-aligned."""
+    table = Table(title=title, title_justify="left", header_style="bold", show_edge=False)
+    for name in names:
+        justify = "right" if name in numbers else "left"
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    return table
+
+
+def amount(size_bytes: float | None) -> str:
+    """Return bytes for people, in decimal units as disks are sold."""
+    if size_bytes is None:
+        return "-"
+    value = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(value) < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} PB"
