@@ -1,0 +1,193 @@
+"""The dispatcher of a node: leases work as its cores come free and runs it as stateless Ray tasks.
+
+It owns its tasks, so a take-over of the master does not end them; it renews leases while they run
+and reports with the lease it was given. A stale lease means that somebody else owns the item now:
+the tasks are cancelled and what this attempt wrote is removed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from raypacs import logs
+from raypacs.cluster.master import MasterHandle
+from raypacs.cluster.tasks import TaskFailure, prepare_chunk, publish_series, warm_up
+from raypacs.config import Bootstrap, Settings
+from raypacs.errors import MasterUnavailable, RaypacsError, StaleLease
+from raypacs.index.reader import IndexReader
+from raypacs.records import Lease, PreparedSeries, StoredInstance, WorkResult
+from raypacs.work import prepare
+
+_log = logging.getLogger("raypacs.cluster.dispatcher")
+IDLE_S = 0.2
+RENEW_EVERY = 3  # renew when a third of the lease is over
+
+
+class Dispatcher:
+    """Actor: one per worker node; a thread leases, a thread per item runs it."""
+
+    def __init__(self, bootstrap: dict[str, Any]) -> None:
+        self._bootstrap = Bootstrap.model_validate(bootstrap)
+        logs.setup("dispatcher", self._bootstrap)
+        self._master = MasterHandle()
+        self._reader = IndexReader(self._bootstrap.database_url)
+        self._cores = self._bootstrap.cores or os.cpu_count() or 1
+        self._stopping = threading.Event()
+        self._running: dict[int, threading.Thread] = {}
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._lease_for_ever, daemon=True)
+
+    def start(self) -> int:
+        """Warm up one worker per core, begin to lease; return this process's pid."""
+        if not self._thread.is_alive():
+            plain = self._bootstrap.model_dump(mode="json")
+            ray.get([warm_up.remote(plain) for _ in range(self._cores)])
+            self._thread.start()
+        return os.getpid()
+
+    def stop(self, timeout_s: float = 30.0) -> int:
+        """Take nothing new, wait for what runs (then leave it to its lease); return what is left.
+
+        What is unfinished when the node goes down is done again by its expired lease.
+        """
+        self._stopping.set()
+        deadline = time.monotonic() + timeout_s
+        for thread in list(self._running.values()):
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return sum(thread.is_alive() for thread in self._running.values())
+
+    def _lease_for_ever(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                leased = self._lease_once()
+            except (MasterUnavailable, StaleLease) as exc:
+                _log.warning("no lease", extra={"why": str(exc)})
+                leased = False
+            if not leased:
+                self._stopping.wait(IDLE_S)
+
+    def _lease_once(self) -> bool:
+        with self._lock:
+            free = self._cores - len(self._running)
+        if free <= 0:
+            return False
+        leases: list[Lease] = self._master.call("lease", self._bootstrap.name, ("PREPARE",), free)
+        for lease in leases:
+            thread = threading.Thread(target=self._run, args=(lease,), daemon=True)
+            with self._lock:
+                self._running[lease.item_id] = thread
+            thread.start()
+        return bool(leases)
+
+    def _run(self, lease: Lease) -> None:
+        try:
+            _, settings = self._master.call("settings")
+            item = PrepareItem(lease, settings, self._reader, self._master, self._cores)
+            item.run(self._stopping)
+        except (RaypacsError, RayError, OSError) as exc:
+            # The lease runs out and the queue's retry decides; nothing of this attempt counts.
+            _log.error("item lost", extra={"item": lease.item_id, "why": str(exc)})
+        finally:
+            with self._lock:
+                self._running.pop(lease.item_id, None)
+
+
+class PrepareItem:
+    """One leased PREPARE: chunks of all its series as tasks, a window of them at a time."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        settings: Settings,
+        reader: IndexReader,
+        master: MasterHandle,
+        cores: int,
+    ) -> None:
+        self._lease, self._settings = lease, settings
+        self._reader, self._master = reader, master
+        self._window = 2 * cores
+        self._context = prepare.make_context(settings, lease)
+        self._refs: dict[Any, tuple[str, int]] = {}
+        self._renewed_at = time.monotonic()
+
+    def run(self, stopping: threading.Event) -> None:
+        """Prepare what is not prepared yet, publish a pack per series, report."""
+        try:
+            result = self._prepare(stopping)
+            if result is not None:
+                self._master.call("report", self._lease, result)
+                prepare.abandon(self._context)  # parts are no longer needed
+        except StaleLease as exc:
+            _log.warning("lease lost", extra={"item": self._lease.item_id})
+            self._cancel()
+            prepare.abandon(self._context, published=True)
+            del exc
+
+    def _prepare(self, stopping: threading.Event) -> WorkResult | None:
+        by_series: dict[str, list[StoredInstance]] = {}
+        for stored in self._reader.unprepared(self._lease.study_uid):
+            by_series.setdefault(stored.record.series_uid, []).append(stored)
+        todo = deque(self._chunks(by_series))
+        missing = {series: sum(1 for s, _, _ in todo if s == series) for series in by_series}
+        parts: dict[str, list[Any]] = {series: [None] * n for series, n in missing.items()}
+        done: list[PreparedSeries] = []
+        while todo or self._refs:
+            if stopping.is_set() and not self._refs:
+                return None
+            while todo and len(self._refs) < self._window and not stopping.is_set():
+                series, number, chunk = todo.popleft()
+                self._refs[prepare_chunk.remote(chunk, self._context)] = (series, number)
+            for series, number, value in self._finished():
+                if isinstance(value, TaskFailure):
+                    self._cancel()
+                    return WorkResult(error=value.error, retryable=value.retryable)
+                if number < 0:
+                    done.append(value)
+                    continue
+                parts[series][number] = value
+                missing[series] -= 1
+                if not missing[series]:
+                    self._refs[publish_series.remote(parts.pop(series), self._context)] = (
+                        series,
+                        -1,
+                    )
+            self._renew()
+        return WorkResult(packs=tuple(done))
+
+    def _chunks(self, by_series: dict[str, list[StoredInstance]]) -> Iterator[tuple[str, int, Any]]:
+        for series, instances in by_series.items():
+            for number, chunk in enumerate(
+                prepare.plan_chunks(instances, self._settings.chunk_bytes)
+            ):
+                yield series, number, chunk
+
+    def _finished(self) -> Iterator[tuple[str, int, Any]]:
+        ready, _ = ray.wait(list(self._refs), num_returns=1, timeout=1.0)
+        for ref in ready:
+            series, number = self._refs.pop(ref)
+            try:
+                value = ray.get(ref)
+            except RayError as exc:  # a killed worker, out of memory: another try can help
+                value = TaskFailure(f"{type(exc).__name__}: {exc}", True)
+            yield series, number, value
+
+    def _renew(self) -> None:
+        if time.monotonic() - self._renewed_at > self._settings.lease_s / RENEW_EVERY:
+            self._lease = self._master.call("renew", self._lease)
+            self._renewed_at = time.monotonic()
+
+    def _cancel(self) -> None:
+        for ref in self._refs:
+            ray.cancel(ref, force=False)
+        # Nothing may write into the attempt's folder after it is removed.
+        ray.wait(list(self._refs), num_returns=len(self._refs), timeout=60) if self._refs else None
+        self._refs.clear()

@@ -1,0 +1,98 @@
+"""Listener and gateway of a node: an actor that supervises the processes sharing one port."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import partial
+from typing import Any, Literal
+
+from raypacs import logs
+from raypacs.cluster.master import MasterHandle
+from raypacs.cluster.processes import EdgePool, reserve_port
+from raypacs.config import Bootstrap, Settings
+from raypacs.edges import EdgeSpec, recover
+
+_log = logging.getLogger("raypacs.cluster.edge")
+Role = Literal["listener", "gateway"]
+MOST_PROCESSES = {"listener": 4, "gateway": 8}
+EDGE_EVENTS = (
+    "register",
+    "aside",
+    "hint",
+    "grant",
+    "release_grants",
+    "delete_study",
+    "touched",
+    "settings",
+    "apply_settings",
+    "status",
+)
+
+
+class EdgeActor:
+    """Supervises the edge processes of one role on this node."""
+
+    def __init__(self, role: Role, bootstrap: dict[str, Any], node_boot: str) -> None:
+        self._role = role
+        self._bootstrap = Bootstrap.model_validate(bootstrap)
+        self._node_boot = node_boot
+        logs.setup(role, self._bootstrap)
+        self._master = MasterHandle()
+        self._settings: Settings = self._master.call("settings")[1]
+        self._pool: EdgePool | None = None
+        self._holder: Any = None
+
+    def start(self) -> int:
+        """Start the processes and return the port they share.
+
+        Raises:
+            OSError: the port is in use.
+        """
+        listener = self._role == "listener"
+        wanted = self._bootstrap.dicom_port if listener else self._bootstrap.http_port
+        self._holder, port = reserve_port(self._bootstrap.host, wanted)
+        self._pool = EdgePool(
+            lambda number, boot: EdgeSpec(
+                role=self._role,
+                number=number,
+                boot=boot,
+                bootstrap=self._bootstrap,
+                settings=self._settings,
+                port=port,
+            ),
+            self._count(),
+            self._handlers(),
+            boot_prefix=f"{self._node_boot}-{self._role}",
+            lost=self._recover,
+        )
+        self._pool.wait_ready()
+        return port
+
+    def stop(self) -> None:
+        """Stop the processes; what they answered is registered first."""
+        if self._pool is not None:
+            self._pool.stop()
+        if self._holder is not None:
+            self._holder.close()
+
+    def pids(self) -> list[int]:
+        """Process ids of the edge processes."""
+        return self._pool.pids() if self._pool is not None else []
+
+    def _count(self) -> int:
+        given = (
+            self._bootstrap.listener_processes
+            if self._role == "listener"
+            else self._bootstrap.gateway_processes
+        )
+        return given or min(os.cpu_count() or 1, MOST_PROCESSES[self._role])
+
+    def _handlers(self) -> dict[str, Any]:
+        """What an edge process may ask of the master."""
+        return {event: partial(self._master.call, event) for event in EDGE_EVENTS}
+
+    def _recover(self, boot: str) -> None:
+        """Register what a lost process answered but had not registered, free its allotment."""
+        count = recover(self._bootstrap, self._settings, self._master.call, lost={boot})
+        _log.info("recovered", extra={"boot": boot, "instances": count})

@@ -1,0 +1,198 @@
+"""A node from start to stop: Ray, the master, and this machine's dispatcher, listener, gateway.
+
+Everything runs below the process that calls :func:`run`: Ray's processes end with their driver,
+edge processes with the actor they are linked to. So no order of deaths leaves a process behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import ray
+
+from raypacs import __version__, layout, logs
+from raypacs.cluster.dispatcher import Dispatcher
+from raypacs.cluster.edge import EdgeActor
+from raypacs.cluster.master import NAMESPACE, MasterHandle, ensure_master
+from raypacs.config import Bootstrap
+from raypacs.edges import boot_prefix, recover
+from raypacs.errors import MasterUnavailable
+from raypacs.records import NodeInfo
+
+_log = logging.getLogger("raypacs.cluster.node")
+HEARTBEAT_S = 5.0
+ACTOR_START_S = 120.0
+GONE_S = 10.0
+
+
+def run(
+    bootstrap: Bootstrap,
+    *,
+    on_ready: Callable[[dict[str, Any]], None],
+    stop: threading.Event,
+) -> None:
+    """Run a node until ``stop`` is set; the caller holds the data folder (`node_file.held`).
+
+    ``on_ready`` gets ports, URLs and pids once everything serves. When this returns, no process
+    of the node is left.
+
+    Raises:
+        ConfigError: a port is in use, or another node of this name and cluster runs.
+        MasterUnavailable: the master did not come up.
+    """
+    bootstrap.run_dir.mkdir(parents=True, exist_ok=True)
+    logs.setup("node", bootstrap)
+    node = _Node(bootstrap, _start_ray(bootstrap))
+    try:
+        on_ready(node.start())
+        node.watch(stop)
+    finally:
+        try:
+            node.stop()
+        finally:
+            _shut_ray_down()
+
+
+def _shut_ray_down() -> None:
+    """End Ray and wait for its processes, which are all descendants of this one."""
+    family = psutil.Process().children(recursive=True)
+    ray.shutdown()
+    _, alive = psutil.wait_procs(family, timeout=GONE_S)
+    for process in alive:
+        _log.warning("killing a leftover", extra={"pid": process.pid})
+        process.kill()
+    psutil.wait_procs(alive, timeout=GONE_S)
+
+
+def token_path(bootstrap: Bootstrap) -> str:
+    """Return the path of Ray's token file, made readable by its owner only (RAY.md 11)."""
+    path = bootstrap.run_dir / "ray-token"
+    if not path.exists():
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "w") as handle:
+            handle.write(secrets.token_hex(32))
+    return str(path)
+
+
+def _start_ray(bootstrap: Bootstrap) -> str:
+    """Start Ray on this machine; return the dashboard's host and port, '' without one."""
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = token_path(bootstrap)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Without byte code files Ray's start takes twice as long (RAY.md, more figures).
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ.setdefault("PYTHONPYCACHEPREFIX", str(bootstrap.data_dir.absolute() / "pycache"))
+    context = ray.init(
+        num_cpus=bootstrap.cores or os.cpu_count() or 1,
+        object_store_memory=bootstrap.object_store_bytes,
+        include_dashboard=bootstrap.dashboard,
+        dashboard_host="127.0.0.1",
+        dashboard_port=bootstrap.dashboard_port or None,
+        namespace=NAMESPACE,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    return str(context.dashboard_url or "") if bootstrap.dashboard else ""
+
+
+class _Node:
+    def __init__(self, bootstrap: Bootstrap, dashboard: str) -> None:
+        self._bootstrap, self._dashboard = bootstrap, dashboard
+        self._plain = bootstrap.model_dump(mode="json")
+        self._boot = boot_prefix(bootstrap) + layout.new_token()
+        self._master = MasterHandle()
+        self._actors: dict[str, Any] = {}
+        self._info: NodeInfo
+
+    def start(self) -> dict[str, Any]:
+        """Bring the services up in the order in which they need each other."""
+        roles = self._bootstrap.roles
+        if "master" in roles:
+            ensure_master(self._bootstrap)
+        _, settings = self._master.call("settings")
+        # What an earlier life of this node answered 'stored' is registered before anyone asks.
+        recovered = recover(self._bootstrap, settings, self._master.call, lost=None)
+        if recovered:
+            _log.info("recovered", extra={"instances": recovered})
+        # First of all: a new boot ends the leases and grants of this node's earlier life.
+        self._see({})
+        started = {}
+        if "worker" in roles:
+            started["worker"] = self._actor(Dispatcher, "dispatcher", self._plain).start.remote()
+        for role in ("listener", "gateway"):
+            if role in roles:
+                actor = self._actor(EdgeActor, role, role, self._plain, self._boot)
+                started[role] = actor.start.remote()
+        answers = ray.get(list(started.values()), timeout=ACTOR_START_S)
+        self._see(dict(zip(started, answers, strict=True)))
+        return self._describe()
+
+    def _see(self, ports: dict[str, int]) -> None:
+        self._info = NodeInfo(
+            name=self._bootstrap.name,
+            host=self._bootstrap.host,
+            boot=self._boot,
+            roles=self._bootstrap.roles,
+            cores=self._bootstrap.cores or os.cpu_count() or 1,
+            dicom_port=ports.get("listener", 0),
+            http_port=ports.get("gateway", 0),
+            version=__version__,
+            bootstrap_hash=self._bootstrap.hash(),
+            pid=os.getpid(),
+        )
+        self._master.call("node_seen", self._info)
+
+    def _actor(self, kind: Any, name: str, *args: Any) -> Any:
+        self._actors[name] = (
+            ray.remote(kind)
+            .options(
+                name=f"raypacs-{name}-{self._bootstrap.name}",
+                namespace=NAMESPACE,
+                num_cpus=0,
+                max_restarts=0,
+                max_concurrency=8,
+            )
+            .remote(*args)
+        )
+        return self._actors[name]
+
+    def _describe(self) -> dict[str, Any]:
+        info = self._info
+        context = ray.get_runtime_context()
+        return {
+            "pid": os.getpid(),
+            "node": info.name,
+            "host": info.host,
+            "dicom_port": info.dicom_port,
+            "http_port": info.http_port,
+            "ae_title": self._bootstrap.ae_title,
+            "http_url": f"http://{info.host}:{info.http_port}",
+            "dashboard_url": f"http://{self._dashboard}" if self._dashboard else "",
+            "ray_address": context.gcs_address,
+            "ray_token_path": os.environ["RAY_AUTH_TOKEN_PATH"],
+            "data_dir": str(self._bootstrap.data_dir.absolute()),
+        }
+
+    def watch(self, stop: threading.Event) -> None:
+        """Send heartbeats until told to stop."""
+        while not stop.wait(HEARTBEAT_S):
+            try:
+                self._master.call("node_seen", self._info)
+            except MasterUnavailable as exc:
+                _log.warning("no heartbeat", extra={"why": str(exc)})
+
+    def stop(self) -> None:
+        """Stop receiving, then working, then the master: nothing answered is left unregistered."""
+        for name in ("listener", "gateway", "dispatcher"):
+            actor = self._actors.get(name)
+            if actor is not None:
+                ray.get(actor.stop.remote(), timeout=60)
+        if "master" in self._bootstrap.roles:
+            self._master.close()

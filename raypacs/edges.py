@@ -1,0 +1,206 @@
+"""Composition root of the edge processes: a DICOM listener or a web worker, without Ray.
+
+Started by the supervising actor as ``python -m raypacs.edges FD``; the file descriptor is a pipe
+to that actor (:mod:`raypacs.link`). Reads go straight to the index through a read-only connection;
+writes are calls to the master through the pipe. SIGTERM finishes what was begun and ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from raypacs import logs
+from raypacs.config import Bootstrap, Settings, parse
+from raypacs.dimse.server import DicomSpec, serve_dicom
+from raypacs.errors import NotFound
+from raypacs.index.reader import IndexReader
+from raypacs.layout import new_token
+from raypacs.link import Caller
+from raypacs.storage.intake import Intake, IntakePorts
+from raypacs.storage.tier import Tier, open_tier
+from raypacs.web.server import HttpSpec, serve_http
+from raypacs.web.services import Services
+
+_log = logging.getLogger("raypacs.edges")
+REGISTER_TIMEOUT_S = 60.0
+ROLES = ("image", "web", "library")
+Call = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeSpec:
+    """What an edge process needs to know at start."""
+
+    role: str  # "listener" or "gateway"
+    number: int
+    boot: str
+    bootstrap: Bootstrap
+    settings: Settings
+    port: int
+
+
+def open_tiers(settings: Settings, role: str) -> list[Tier]:
+    """Open all tiers of a role, in their order."""
+    chosen = [tier for tier in settings.tiers if tier.role == role]
+    return [open_tier(tier) for tier in sorted(chosen, key=lambda tier: tier.order)]
+
+
+def make_intake(
+    bootstrap: Bootstrap, settings: Settings, boot: str, reader: IndexReader, call: Call
+) -> Intake:
+    """Wire an Intake to the index (reads) and to the master (writes, through ``call``)."""
+    holder = f"{bootstrap.name}/{boot}"  # a new life of the node gives back what it held
+    ports = IntakePorts(
+        known=reader.known,
+        register=lambda records: list(call("register", records, holder)),
+        aside=lambda record: call("aside", record, holder),
+        grant=lambda tier, size_bytes: int(call("grant", tier, holder, size_bytes)),
+    )
+    return Intake(
+        [tier for tier in open_tiers(settings, "image") if not tier.settings.read_only],
+        ports,
+        claims_dir=bootstrap.run_dir / "claims",
+        boot=boot,
+        settings=settings,
+    )
+
+
+def boot_prefix(bootstrap: Bootstrap) -> str:
+    """Begin of the boot names of all edge processes of a node; boot names have no dots."""
+    return bootstrap.name.replace(".", "_") + "-"
+
+
+def recover(bootstrap: Bootstrap, settings: Settings, call: Call, *, lost: set[str] | None) -> int:
+    """Register what lost edge processes of this node answered but had not registered.
+
+    ``lost``: their boot names; None: all of this node, used before its edges start. Markers of
+    other nodes stay. Returns the number of instances registered.
+    """
+    prefix = boot_prefix(bootstrap)
+    seen = set(_boots_seen(bootstrap, settings))
+    gone = {boot for boot in seen if boot.startswith(prefix)} if lost is None else lost
+    reader = IndexReader(bootstrap.database_url)
+    intake = make_intake(bootstrap, settings, f"{prefix}recovery-{new_token()}", reader, call)
+    try:
+        count = intake.recover(seen - gone)
+    finally:
+        intake.close()
+        reader.close()
+    for boot in gone:
+        call("release_grants", f"{bootstrap.name}/{boot}")
+    return count
+
+
+def _boots_seen(bootstrap: Bootstrap, settings: Settings) -> Iterator[str]:
+    """Boot names in intake markers on the image tiers and in this node's claims."""
+    for tier in open_tiers(settings, "image"):
+        for marker in tier.walk("intake/"):
+            yield marker.path.removeprefix("intake/").partition(".")[0]
+    claims = bootstrap.run_dir / "claims"
+    if claims.is_dir():
+        for name in os.listdir(claims):
+            try:
+                yield os.readlink(claims / name)
+            except OSError:  # released meanwhile
+                continue
+
+
+class _Edge:
+    """What a listener and a web worker have in common: link, index, intake, orderly end."""
+
+    def __init__(self, spec: EdgeSpec, conn: Connection) -> None:
+        self.spec = spec
+        self.stopping = threading.Event()
+        self.link = Caller(conn)
+        self.reader = IndexReader(spec.bootstrap.database_url)
+        self.intake = make_intake(spec.bootstrap, spec.settings, spec.boot, self.reader, self.call)
+        signal.signal(signal.SIGTERM, lambda *_: self.stopping.set())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the node, which stops us
+
+    def call(self, event: str, *args: Any) -> Any:
+        """Call the master through the supervising actor."""
+        return self.link.call(event, *args, timeout_s=REGISTER_TIMEOUT_S)
+
+    def hint(self, study_uids: list[str]) -> None:
+        """Tell the master that these studies are complete, after they are registered."""
+        if study_uids and self.intake.flush(REGISTER_TIMEOUT_S):
+            self.link.cast("hint", study_uids)
+
+    def serve(self, server: Any) -> None:
+        """Say that we serve, wait for SIGTERM, finish what was begun."""
+        self.link.cast("ready")
+        self.stopping.wait()
+        server.shutdown()
+        if not self.intake.close():
+            _log.warning("unregistered instances are left for recovery")
+
+
+def _listener(edge: _Edge) -> None:
+    spec = edge.spec
+    server = serve_dicom(
+        DicomSpec(host=spec.bootstrap.host, port=spec.port, ae_title=spec.bootstrap.ae_title),
+        edge.intake,
+        association_ended=edge.hint,
+    )
+    edge.serve(server)
+
+
+def _gateway(edge: _Edge) -> None:
+    spec = edge.spec
+    edge.serve(serve_http(HttpSpec(host=spec.bootstrap.host, port=spec.port), services(edge)))
+
+
+def services(edge: _Edge) -> Services:
+    """Fill in what the web edge may call: reads from the index, writes through the link."""
+    reader, call = edge.reader, edge.call
+    tiers = {tier.name: tier for role in ROLES for tier in open_tiers(edge.spec.settings, role)}
+
+    def tier(name: str) -> Tier:
+        if name not in tiers:
+            raise NotFound(f"no tier {name!r} on this node")
+        return tiers[name]
+
+    return Services(
+        search_studies=reader.search_studies,
+        search_series=reader.search_series,
+        search_instances=reader.search_instances,
+        study=reader.study,
+        instances=reader.instances,
+        series_instances=reader.instances,
+        locate_instance=reader.locate_instance,
+        locate=reader.locate,
+        tier=tier,
+        intake=edge.intake,
+        status=lambda: call("status"),
+        delete_study=lambda uid: call("delete_study", uid),
+        hint_complete=edge.hint,
+        settings=reader.settings,
+        apply_settings=lambda values, who: call(
+            "apply_settings", parse(Settings, values, "settings"), who
+        ),
+        queue=lambda limit, filters: reader.queue(limit, filters),
+        touched=lambda uids: edge.link.cast("touched", uids),
+    )
+
+
+ENTRIES: dict[str, Callable[[_Edge], None]] = {"listener": _listener, "gateway": _gateway}
+
+
+def main(descriptor: int) -> None:
+    """Run one edge process over the pipe ``descriptor``."""
+    conn = Connection(descriptor)
+    spec: EdgeSpec = conn.recv()
+    logs.setup(f"{spec.role}-{spec.number}", spec.bootstrap)
+    ENTRIES[spec.role](_Edge(spec, conn))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
