@@ -1,0 +1,361 @@
+"""The DICOMweb resources other than frames (PS3.18 chapter 10), as one Starlette application.
+
+Handlers only read the request and choose the status; what takes time runs in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from raypacs.errors import NotFound, RaypacsError, UnsupportedPixels
+from raypacs.web import instances, overviews, problem, qido, rendering, store
+from raypacs.web.gateway import Gateway
+from raypacs.web.hot import read_accept
+from raypacs.web.multipart import TAIL, content_type, part_head
+from raypacs.web.negotiate import Choice, accepts_gzip, choose_frame, choose_plain
+from raypacs.web.places import Place, SeriesView
+from raypacs.web.problem import Problem
+from raypacs.web.ranges import parse_range
+from raypacs.web.services import Row, SearchParams
+
+JSON = "application/dicom+json"
+_JSON_TYPES = (JSON, "application/json")
+_IMAGES = ("image/jpeg", "image/png")
+_GZIP_FROM_BYTES = 1000
+
+
+def create_dicomweb(gateway: Gateway) -> Starlette:
+    """Return the application below the DICOMweb root."""
+    resources = _Resources(gateway)
+    study, series = "/studies/{study}", "/studies/{study}/series/{series}"
+    instance = series + "/instances/{instance}"
+    get = ["GET", "HEAD"]
+
+    def route(path: str, endpoint: Callable[..., Any], methods: list[str] = get) -> Route:
+        return Route(path, endpoint, methods=methods)
+
+    return Starlette(
+        routes=[
+            route("/studies", resources.search_studies),
+            route("/studies", resources.store, ["POST"]),
+            route("/series", resources.search_series),
+            route("/instances", resources.search_instances),
+            route(study + "/series", resources.search_series),
+            route(study + "/instances", resources.search_instances),
+            route(series + "/instances", resources.search_instances),
+            route(study + "/metadata", resources.study_metadata),
+            route(series + "/metadata", resources.series_metadata),
+            route(instance + "/metadata", resources.instance_metadata),
+            route(series + "/overview", resources.overview),
+            route(instance + "/rendered", resources.rendered),
+            route(instance + "/frames/{frames}/rendered", resources.rendered),
+            route(instance + "/bulkdata/{path:path}", resources.bulk),
+            route(study, resources.retrieve_study),
+            route(study, resources.store, ["POST"]),
+            route(series, resources.retrieve_series),
+            route(instance, resources.retrieve_instance),
+        ],
+        exception_handlers={
+            Problem: problem.handle,
+            RaypacsError: problem.handle,
+            404: _no_route,
+            405: _no_route,
+        },
+    )
+
+
+async def _no_route(_request: Request, error: Exception) -> Response:
+    status = int(getattr(error, "status_code", 404))
+    return Response(
+        problem.body(status, "no such resource here"),
+        status,
+        headers=getattr(error, "headers", None),
+        media_type=problem.MEDIA_TYPE,
+    )
+
+
+class _Resources:
+    """One handler per kind of resource."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._views = gateway.views
+
+    # Search ---------------------------------------------------------------------------------
+
+    async def search_studies(self, request: Request) -> Response:
+        return await self._search(request, self._gateway.services.search_studies)
+
+    async def search_series(self, request: Request) -> Response:
+        return await self._search(request, self._gateway.services.search_series)
+
+    async def search_instances(self, request: Request) -> Response:
+        return await self._search(request, self._gateway.services.search_instances)
+
+    async def _search(
+        self, request: Request, search: Callable[[SearchParams], list[Row]]
+    ) -> Response:
+        _require_json(request)
+        params: SearchParams = {}
+        for key, value in request.query_params.multi_items():
+            if key != "accept":
+                params.setdefault(key, []).append(value)
+        # The UIDs of the path are matching keys like others (PS3.18 table 10.6.1-1).
+        for name, keyword in (("study", "StudyInstanceUID"), ("series", "SeriesInstanceUID")):
+            if name in request.path_params:
+                params[keyword] = [request.path_params[name]]
+        rows = await asyncio.to_thread(search, params)
+        if not rows:
+            return Response(status_code=204)
+        body = await asyncio.to_thread(qido.answer, rows, root_url(request))
+        return _json(request, body)
+
+    # Store ----------------------------------------------------------------------------------
+
+    async def store(self, request: Request) -> Response:
+        _require_json(request)
+        gateway = self._gateway
+        study_uid = request.path_params.get("study", "")
+        objects = await store.ingest(
+            gateway.services.intake,
+            request.headers.get("content-type", ""),
+            request.stream(),
+            source=gateway.source(request.headers.get("x-raypacs-source"), "STOW"),
+            limit_bytes=await asyncio.to_thread(gateway.max_instance_bytes),
+            study_uid=study_uid,
+        )
+        if not objects:
+            raise Problem(400, "the request has no parts")
+        status, body = store.stow_answer(objects, root_url(request), study_uid)
+        return Response(body, status, media_type=JSON)
+
+    # Metadata and bulk data -----------------------------------------------------------------
+
+    async def study_metadata(self, request: Request) -> Response:
+        _require_json(request)
+        views = await self._study_views(request.path_params["study"])
+        maker = self._gateway.metadata
+        return await self._metadata(
+            request, views, lambda gzipped: maker.study(views, gzipped=gzipped)
+        )
+
+    async def series_metadata(self, request: Request) -> Response:
+        _require_json(request)
+        view = await self._view(request)
+        maker = self._gateway.metadata
+        return await self._metadata(
+            request, [view], lambda gzipped: maker.series(view, gzipped=gzipped)
+        )
+
+    async def instance_metadata(self, request: Request) -> Response:
+        _require_json(request)
+        place = await self._place(request)
+        gzipped = accepts_gzip(request.headers.get("accept-encoding", ""))
+        body = await asyncio.to_thread(self._gateway.metadata.instance, place, gzipped=gzipped)
+        return _encoded(body, JSON, {}, gzipped=gzipped)
+
+    async def _metadata(
+        self, request: Request, views: list[SeriesView], make: Callable[[bool], bytes]
+    ) -> Response:
+        gzipped = accepts_gzip(request.headers.get("accept-encoding", ""))
+        tag = _tag_of(views, "z" if gzipped else "t")
+        if _matches(request, tag):
+            return Response(status_code=304, headers={"ETag": tag, "Vary": _VARY})
+        body = await asyncio.to_thread(make, gzipped)
+        return _encoded(body, JSON, {"ETag": tag}, gzipped=gzipped)
+
+    async def bulk(self, request: Request) -> Response:
+        place = await self._place(request)
+        path = request.path_params["path"].strip("/").split("/")
+        data = await asyncio.to_thread(self._gateway.metadata.bulk, place, path)
+        kind = "application/octet-stream"
+        choice = choose_frame(read_accept(request.scope), "", "", True)
+        if choice is None:
+            raise Problem(406, f"bulk data is {kind}")
+        if choice.multipart:
+            body = b"".join((part_head(kind, first=True), data, TAIL))
+            return Response(body, headers={"Content-Type": content_type(kind)})
+        return _ranged(request, data, kind)
+
+    # Instances ------------------------------------------------------------------------------
+
+    async def retrieve_study(self, request: Request) -> Response:
+        views = await self._study_views(request.path_params["study"])
+        return await self._retrieve(request, [p for v in views for p in v.places.values()])
+
+    async def retrieve_series(self, request: Request) -> Response:
+        view = await self._view(request)
+        return await self._retrieve(request, list(view.places.values()))
+
+    async def retrieve_instance(self, request: Request) -> Response:
+        return await self._retrieve(request, [await self._place(request)])
+
+    async def _retrieve(self, request: Request, places: list[Place]) -> Response:
+        accept = read_accept(request.scope)
+        chosen = [(place, instances.choose(place, accept)) for place in places]
+        sent = [(place, choice) for place, choice in chosen if choice is not None]
+        if not sent:
+            raise Problem(406, f"instances cannot be had as {accept!r}", Vary="Accept")
+        if not sent[0][1].multipart:
+            if len(places) > 1:
+                raise Problem(406, "several instances come as multipart/related only")
+            kind = f"application/dicom; transfer-syntax={sent[0][1].transfer_syntax_uid}"
+            pieces = self._gateway.instances.pieces(*sent[0])
+        else:
+            kind = content_type("application/dicom")
+            pieces = self._parts(sent, root_url(request))
+        # 206: some of the instances cannot be had as asked (PS3.18 table 10.4.3-1).
+        status = 200 if len(sent) == len(places) else 206
+        headers = {"Vary": "Accept", "Content-Type": kind}
+        if request.method == "HEAD":
+            return Response(status_code=status, headers=headers)
+        # The first piece before the status: what cannot be read at all becomes a problem.
+        first = await asyncio.to_thread(next, pieces, b"")
+        return StreamingResponse(_streamed(first, pieces), status, headers=headers)
+
+    def _parts(self, sent: list[tuple[Place, Choice]], root: str) -> Iterator[bytes]:
+        for number, (place, choice) in enumerate(sent):
+            record = place.stored.record
+            where = (
+                f"{root}/studies/{record.study_uid}/series/{record.series_uid}"
+                f"/instances/{record.sop_instance_uid}"
+            )
+            kind = f"application/dicom; transfer-syntax={choice.transfer_syntax_uid}"
+            pieces = self._gateway.instances.pieces(place, choice)
+            # Head and first bytes together: an instance that fails leaves no empty part.
+            first = next(pieces, b"")
+            yield part_head(kind, first=number == 0, location=where) + first
+            yield from pieces
+        yield TAIL
+
+    # Pictures -------------------------------------------------------------------------------
+
+    async def rendered(self, request: Request) -> Response:
+        place = await self._place(request)
+        listed = request.path_params.get("frames", "1")
+        if not listed.isascii() or not listed.isdigit() or int(listed) < 1:
+            raise Problem(406 if "," in listed else 400, "one frame is rendered at a time")
+        query = request.query_params
+        media = choose_plain(read_accept(request.scope), _IMAGES)
+        if media is None:
+            raise Problem(406, f"rendered frames are {' or '.join(_IMAGES)}")
+        wanted = rendering.Wanted(
+            media,
+            rendering.parse_quality(query.get("quality", "90")),
+            rendering.parse_window(query["window"]) if "window" in query else None,
+            rendering.parse_viewport(query["viewport"]) if "viewport" in query else None,
+        )
+        if place.frames == 0:
+            raise UnsupportedPixels("the instance has no pixels")
+        body = await asyncio.to_thread(self._render, place, int(listed), wanted)
+        return Response(body, media_type=media, headers={"Vary": "Accept"})
+
+    def _render(self, place: Place, number: int, wanted: rendering.Wanted) -> bytes:
+        picture = self._gateway.frames.array(place, number)
+        return rendering.render(picture, self._gateway.header(place), number, wanted)
+
+    async def overview(self, request: Request) -> Response:
+        view = await self._view(request)
+        level = overviews.parse_level(request.query_params.get("level", "3"))
+        media = choose_plain(
+            read_accept(request.scope), (overviews.MEDIA_TYPE, "multipart/related")
+        )
+        if media is None:
+            raise Problem(406, f"overviews are {overviews.MEDIA_TYPE} or multipart/related")
+        tag = _tag_of([view], f"{level}{media[0]}")
+        headers = {"ETag": tag, "Vary": "Accept"}
+        if _matches(request, tag):
+            return Response(status_code=304, headers=headers)
+        if media == overviews.MEDIA_TYPE:
+            body = await asyncio.to_thread(self._gateway.overviews.container, view, level)
+            return _ranged(request, body, media, headers)
+        body = await asyncio.to_thread(self._gateway.overviews.parts, view, level)
+        return Response(body, headers={**headers, "Content-Type": content_type("image/jphc")})
+
+    # Places ---------------------------------------------------------------------------------
+
+    async def _view(self, request: Request) -> SeriesView:
+        return await self._views.view(request.path_params["study"], request.path_params["series"])
+
+    async def _place(self, request: Request) -> Place:
+        params = request.path_params
+        return await self._views.place(params["study"], params["series"], params["instance"])
+
+    async def _study_views(self, study_uid: str) -> list[SeriesView]:
+        found = await asyncio.to_thread(self._gateway.services.instances, study_uid)
+        if not found:
+            raise NotFound(f"no study {study_uid}")
+        uids = dict.fromkeys(one.record.series_uid for one in found)
+        return [await self._views.view(study_uid, uid) for uid in uids]
+
+
+_VARY = "Accept, Accept-Encoding"
+
+
+def root_url(request: Request) -> str:
+    """Return the DICOMweb root as this client sees it."""
+    return f"{request.url.scheme}://{request.url.netloc}{request.scope.get('root_path', '')}"
+
+
+def _require_json(request: Request) -> None:
+    accept = read_accept(request.scope)
+    if choose_plain(accept, _JSON_TYPES) is None and "multipart/related" not in accept:
+        raise Problem(406, f"the answer is {JSON}")
+
+
+def _json(request: Request, body: bytes) -> Response:
+    gzipped = len(body) >= _GZIP_FROM_BYTES and accepts_gzip(
+        request.headers.get("accept-encoding", "")
+    )
+    return _encoded(gzip.compress(body, 1, mtime=0) if gzipped else body, JSON, {}, gzipped=gzipped)
+
+
+def _encoded(body: bytes, kind: str, headers: dict[str, str], *, gzipped: bool) -> Response:
+    headers = {**headers, "Vary": _VARY, "Cache-Control": "private, no-cache"}
+    if gzipped:
+        headers["Content-Encoding"] = "gzip"
+    return Response(body, media_type=kind, headers=headers)
+
+
+def _tag_of(views: list[SeriesView], kind: str) -> str:
+    """Return an entity tag over everything the views are made from."""
+    digest = hashlib.sha256()
+    for view in views:
+        for uid, place in view.places.items():
+            digest.update(f"{uid}{place.token}{place.pack is not None}".encode())
+    return f'"{digest.hexdigest()[:24]}{kind}"'
+
+
+def _matches(request: Request, tag: str) -> bool:
+    sent = request.headers.get("if-none-match", "")
+    return sent == "*" or tag in sent
+
+
+def _ranged(
+    request: Request, data: bytes, kind: str, headers: dict[str, str] | None = None
+) -> Response:
+    """Return a whole body or the one range of it that was asked for."""
+    headers = {**(headers or {}), "Accept-Ranges": "bytes"}
+    wanted = parse_range(request.headers.get("range", ""), len(data))
+    if wanted == "unsatisfiable":
+        return Response(status_code=416, headers={"Content-Range": f"bytes */{len(data)}"})
+    if isinstance(wanted, tuple):
+        start, stop = wanted
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
+        return Response(data[start:stop], 206, media_type=kind, headers=headers)
+    return Response(data, media_type=kind, headers=headers)
+
+
+async def _streamed(first: bytes, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    while piece := await asyncio.to_thread(next, pieces, b""):
+        yield piece

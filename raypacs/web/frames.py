@@ -1,0 +1,214 @@
+"""The bytes of one frame in one form: where they lie, or how they are made.
+
+A frame that lies somewhere as it is asked for is read by offset (:meth:`Frames.locate`); the
+others are made in a thread (:meth:`Frames.load`), once however many ask at the same moment.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from raypacs import dicom
+from raypacs.codec.fragments import frame_fragments
+from raypacs.errors import NotFound, UnsupportedPixels
+from raypacs.records import InstanceRecord
+from raypacs.web import pixels
+from raypacs.web.negotiate import Form
+from raypacs.web.object_file import Extent, ObjectFile, ObjectFiles
+from raypacs.web.places import Place
+from raypacs.web.services import Services
+
+_MOST_FRAGMENT_LISTS = 512
+_AS_IT_LIES = frozenset({dicom.IMPLICIT_VR_LE, dicom.EXPLICIT_VR_LE})
+
+
+def native_extent(record: InstanceRecord, number: int) -> Extent | None:
+    """Return where frame ``number`` (from 1) lies uncompressed, little endian, in the stored file.
+
+    None where the stored bytes are not what is asked for: encapsulated, big endian of more than
+    a byte, frames that do not begin at a byte, or sub-sampled colour.
+    """
+    if record.pixel_offset_bytes < 0 or record.pixel_length_bytes <= 0:
+        return None
+    if record.transfer_syntax_uid not in _AS_IT_LIES or record.photometric == "YBR_FULL_422":
+        return None
+    bits = record.rows * record.columns * record.samples * record.bits_allocated
+    if bits == 0 or bits % 8 or number * (bits // 8) > record.pixel_length_bytes:
+        return None
+    return record.pixel_offset_bytes + (number - 1) * (bits // 8), bits // 8
+
+
+def native_possible(place: Place) -> bool:
+    """Whether uncompressed pixels can be had at all."""
+    record = place.stored.record
+    if place.frames == 0:
+        return False
+    return place.is_htj2k or native_extent(record, 1) is not None or pixels.decodable(record)
+
+
+def _fragments_of(stream: io.BufferedIOBase, place: Place) -> list[list[Extent]]:
+    """Return where each frame's fragments lie (PS3.5 section A.4). Raises UnsupportedPixels."""
+
+    def read(offset: int, length: int) -> bytes:
+        stream.seek(offset)
+        return stream.read(length)
+
+    return frame_fragments(read, place.stored.record.pixel_offset_bytes, place.frames)
+
+
+@dataclass
+class Frames:
+    """Reads frames of places; the made ones are kept for a moment (bounded in bytes)."""
+
+    services: Services
+    files: ObjectFiles
+    most_bytes: int = 64 * 1024 * 1024
+    _fragments: OrderedDict[str, list[list[Extent]]] = field(default_factory=OrderedDict)
+    _made: OrderedDict[tuple[str, str, int], bytes] = field(default_factory=OrderedDict)
+    _made_bytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _busy: dict[tuple[str, str, int], threading.Lock] = field(default_factory=dict)
+
+    def locate(
+        self, place: Place, form: Form, number: int
+    ) -> tuple[ObjectFile, tuple[Extent, ...]] | None:
+        """Return open object and extents if the frame lies ready; never blocks, never decodes."""
+        record = place.stored.record
+        if form != "native" and place.pack is not None and place.lies_in_pack(form):
+            return place.pack.file, place.pack.reader.frame_extents(record.sop_instance_uid, number)
+        extents: tuple[Extent, ...] | None = None
+        if form == "native":
+            extent = self._native_extent(place, number)
+            extents = (extent,) if extent is not None else None
+        else:
+            fragments = self._fragments.get(record.path)
+            extents = tuple(fragments[number - 1]) if fragments is not None else None
+        opened = self.files.cached(record.tier, record.path) if extents is not None else None
+        return (opened, extents) if opened is not None and extents is not None else None
+
+    def load(self, place: Place, form: Form, number: int) -> bytes:
+        """Return the frame's bytes; blocks.
+
+        Raises:
+            NotFound: no such frame. UnsupportedPixels: it cannot be had in this form.
+            PackCorrupt: its bytes are damaged.
+        """
+        if not 1 <= number <= place.frames:
+            raise NotFound(f"no frame {number}; the instance has {place.frames}")
+        found = self.locate(place, form, number) or self._open(place, form, number)
+        if found is not None:
+            file, extents = found
+            data = bytearray(sum(length for _, length in extents))
+            file.read_into(extents, memoryview(data))
+            return bytes(data)
+        if form != "native":
+            return self._copied_frame(place, number)
+        key = (place.token + place.stored.record.sop_instance_uid, form, number)
+        return self._once(key, lambda: self.array(place, number).native_bytes())
+
+    def array(self, place: Place, number: int) -> pixels.Picture:
+        """Return the frame as an array, decoded; blocks. Raises as :meth:`load`."""
+        if not 1 <= number <= place.frames:
+            raise NotFound(f"no frame {number}; the instance has {place.frames}")
+        record = place.stored.record
+        if self._native_extent(place, number) is not None:
+            return pixels.from_native(record, self.load(place, "native", number))
+        if place.is_htj2k:
+            return pixels.from_htj2k(record, self.load(place, "stored", number))
+        if dicom.is_encapsulated(record.transfer_syntax_uid):
+            return pixels.from_encapsulated(record, self.load(place, "original", number))
+        return pixels.from_dataset(record, self.original(place).read(), number)
+
+    def original(self, place: Place) -> io.BufferedIOBase:
+        """Open the instance as received for reading: from the image cache, else the pack's copy.
+
+        Raises:
+            NotFound: neither has it.
+        """
+        record = place.stored.record
+        tier = self.services.tier(record.tier)
+        local = tier.local_path(record.path)
+        try:
+            if local is not None:
+                return open(local, "rb")
+            return io.BytesIO(tier.read(record.path))
+        except (FileNotFoundError, NotFound) as exc:
+            if place.pack is not None and not place.is_htj2k:
+                return io.BytesIO(place.pack.reader.read_object(record.sop_instance_uid))
+            raise NotFound(f"the instance as received left tier {record.tier}") from exc
+
+    def _native_extent(self, place: Place, number: int) -> Extent | None:
+        record = place.stored.record
+        # Metadata of the wavelet form says colour by pixel; planes would contradict it.
+        if place.is_htj2k and record.planar_configuration == 1 and record.samples > 1:
+            return None
+        return native_extent(record, number)
+
+    def _open(
+        self, place: Place, form: Form, number: int
+    ) -> tuple[ObjectFile, tuple[Extent, ...]] | None:
+        """Open the instance as received and say where the frame lies in it; blocks.
+
+        None: it does not lie there ready, or the instance left the image cache.
+        """
+        record = place.stored.record
+        encapsulated = dicom.is_encapsulated(record.transfer_syntax_uid)
+        if form == "native" and self._native_extent(place, number) is None:
+            return None
+        if form != "native" and not (encapsulated and record.pixel_offset_bytes >= 0):
+            return None
+        try:
+            self.files.get(self.services.tier(record.tier), record.path)
+        except NotFound:
+            return None
+        if form != "native" and record.path not in self._fragments:
+            with self.original(place) as stream:
+                found = _fragments_of(stream, place)
+            with self._lock:
+                self._fragments[record.path] = found
+                while len(self._fragments) > _MOST_FRAGMENT_LISTS:
+                    self._fragments.popitem(last=False)
+        return self.locate(place, form, number)
+
+    def _copied_frame(self, place: Place, number: int) -> bytes:
+        """Return a frame as received of an object that only the pack still has."""
+        record = place.stored.record
+        if place.pack is None or not dicom.is_encapsulated(record.transfer_syntax_uid):
+            raise UnsupportedPixels("the instance has no encapsulated frames")
+        return place.pack.reader.read_frame(record.sop_instance_uid, number)
+
+    def _once(self, key: tuple[str, str, int], make: Callable[[], bytes]) -> bytes:
+        """Make a frame once, however many threads ask for it; keep it while there is room."""
+        with self._lock:
+            found = self._made.get(key)
+            if found is not None:
+                self._made.move_to_end(key)
+                return found
+            busy = self._busy.setdefault(key, threading.Lock())
+        with busy:
+            with self._lock:
+                # Whoever held `busy` before has just made it.
+                found = self._made.get(key)
+            if found is not None:
+                return found
+            try:
+                made = make()
+            finally:
+                with self._lock:
+                    self._busy.pop(key, None)
+            self._keep(key, made)
+        return made
+
+    def _keep(self, key: tuple[str, str, int], made: bytes) -> None:
+        with self._lock:
+            if key in self._made:
+                return
+            self._made[key] = made
+            self._made_bytes += len(made)
+            while self._made_bytes > self.most_bytes and self._made:
+                _, dropped = self._made.popitem(last=False)
+                self._made_bytes -= len(dropped)

@@ -1,0 +1,70 @@
+"""What all web resources of one process share: services, caches of places, readers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from pydicom import Dataset
+
+from raypacs.config import Settings
+from raypacs.web import pixels
+from raypacs.web.frames import Frames
+from raypacs.web.instances import Instances
+from raypacs.web.metadata import Metadata
+from raypacs.web.overviews import Overviews
+from raypacs.web.places import Place, SeriesViews
+from raypacs.web.services import Services
+
+_SETTINGS_TTL_S = 5.0
+
+
+@dataclass
+class Gateway:
+    """One per process; the parts are wired here and nowhere else."""
+
+    services: Services
+    prefix: str = "/dicom-web"
+    cors_origin: str = "*"
+    """Access-Control-Allow-Origin of DICOMweb; '' sends no CORS headers. Never sent for REST."""
+    views: SeriesViews = field(init=False)
+    frames: Frames = field(init=False)
+    metadata: Metadata = field(init=False)
+    instances: Instances = field(init=False)
+    overviews: Overviews = field(init=False)
+    _settings: Settings | None = None
+    _settings_at_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.views = SeriesViews(self.services)
+        self.frames = Frames(self.services, self.views.files)
+        self.metadata = Metadata(self.frames, self.settings)
+        self.instances = Instances(self.frames)
+        self.overviews = Overviews()
+
+    def settings(self) -> Settings:
+        """Return the settings, read from the index at most every few seconds; blocks."""
+        now = time.monotonic()
+        if self._settings is None or now - self._settings_at_s > _SETTINGS_TTL_S:
+            self._settings = self.services.settings()[1]
+            self._settings_at_s = now
+        return self._settings
+
+    def max_instance_bytes(self) -> int:
+        """Return the largest object accepted; blocks."""
+        return self.settings().max_instance_bytes
+
+    def header(self, place: Place) -> Dataset:
+        """Return the header of an instance as a pydicom data set; blocks."""
+        record = place.stored.record
+        with self.frames.original(place) as stream:
+            data: bytes = stream.read(
+                record.pixel_offset_bytes if record.pixel_offset_bytes > 0 else -1
+            )
+        return pixels.read_header(data)
+
+    @staticmethod
+    def source(sent: str | None, default: str) -> str:
+        """Return the name of the sender: 1 to 64 printable ASCII characters."""
+        name = (sent or "").strip()
+        return name if 1 <= len(name) <= 64 and name.isascii() and name.isprintable() else default

@@ -1,0 +1,143 @@
+"""Whole instances as Part 10 files (PS3.18 section 10.4.1.1.1 to .3), made piece by piece.
+
+Three forms: as received (the file itself), as prepared (the pack builds it), and Explicit VR
+Little Endian, whatever it was before.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pydicom
+from pydicom.uid import ExplicitVRLittleEndian
+
+from raypacs import dicom
+from raypacs.errors import MalformedInstance, UnsupportedPixels
+from raypacs.web import pixels
+from raypacs.web.frames import Frames
+from raypacs.web.negotiate import Choice, choose_instance
+from raypacs.web.pixels import Picture
+from raypacs.web.places import Place
+
+_PIECE_BYTES = 1024 * 1024
+_LONGEST_VALUE_BYTES = 0xFFFFFFFE
+
+
+def choose(place: Place, accept: str) -> Choice | None:
+    """Choose the form of one instance; None: it cannot be had as asked."""
+    record = place.stored.record
+    native = (
+        not dicom.is_encapsulated(record.transfer_syntax_uid)
+        or place.is_htj2k
+        or (record.pixel_offset_bytes >= 0 and place.frames > 0 and pixels.decodable(record))
+    )
+    return choose_instance(accept, place.stored_syntax, record.transfer_syntax_uid, native)
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Yields instances in the chosen form; blocks."""
+
+    frames: Frames
+
+    def pieces(self, place: Place, choice: Choice) -> Iterator[bytes]:
+        """Yield the Part 10 file of one instance.
+
+        Raises:
+            NotFound: the bytes are gone. UnsupportedPixels, PackCorrupt, MalformedInstance.
+        """
+        record = place.stored.record
+        if place.is_htj2k and place.pack is not None:
+            reader, uid = place.pack.reader, record.sop_instance_uid
+            if choice.form == "stored":
+                return _relabelled(reader.part10(uid), choice.transfer_syntax_uid)
+            if choice.form == "native" and record.transfer_syntax_uid != dicom.EXPLICIT_VR_LE:
+                return reader.part10(
+                    uid,
+                    dicom.EXPLICIT_VR_LE,
+                    lambda data, _: pixels.from_htj2k(record, data).native_bytes(),
+                )
+        if choice.form != "native" or record.transfer_syntax_uid == dicom.EXPLICIT_VR_LE:
+            return self._as_received(place)
+        if not dicom.is_encapsulated(record.transfer_syntax_uid):
+            return self._converted(place)
+        return self._decoded(place)
+
+    def _as_received(self, place: Place) -> Iterator[bytes]:
+        with self.frames.original(place) as stream:
+            while piece := stream.read(_PIECE_BYTES):
+                yield piece
+
+    def _converted(self, place: Place) -> Iterator[bytes]:
+        """Rewrite another uncompressed syntax by pydicom; pixels are byte-swapped if need be."""
+        with self.frames.original(place) as stream:
+            dataset = pydicom.dcmread(stream, force=True)
+        try:
+            swapped = dataset.original_encoding[1] is False
+            if swapped and "PixelData" in dataset:
+                pictures = [self.frames.array(place, n + 1) for n in range(place.frames)]
+                dataset.PixelData = b"".join(picture.native_bytes() for picture in pictures)
+                if place.stored.record.samples > 1:
+                    dataset.PlanarConfiguration = 0
+            dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            out = io.BytesIO()
+            pydicom.dcmwrite(
+                out, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True
+            )
+        except (ValueError, AttributeError, TypeError) as exc:
+            raise MalformedInstance(
+                f"cannot be written as Explicit VR Little Endian: {exc}"
+            ) from exc
+        yield out.getvalue()
+
+    def _decoded(self, place: Place) -> Iterator[bytes]:
+        """Decode frame by frame; only one frame is in memory."""
+        record = place.stored.record
+        with self.frames.original(place) as stream:
+            dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+        first = self.frames.array(place, 1)
+        size = len(first.native_bytes()) * place.frames
+        if size + 1 > _LONGEST_VALUE_BYTES:
+            raise UnsupportedPixels("uncompressed it would be longer than 4 GiB (PS3.5 7.1.1)")
+        yield _head(dataset, first)
+        word = b"OW" if record.bits_allocated > 8 else b"OB"
+        yield struct.pack("<HH2sHI", 0x7FE0, 0x0010, word, 0, size + size % 2)
+        for number in range(1, place.frames + 1):
+            picture = first if number == 1 else self.frames.array(place, number)
+            yield picture.native_bytes()
+        if size % 2:
+            yield b"\0"
+
+
+def _relabelled(pieces: Iterator[bytes], transfer_syntax_uid: str) -> Iterator[bytes]:
+    """Name the transfer syntax that was asked for: every RPCL codestream is an HTJ2K one."""
+    first = next(pieces)
+    meta = dicom.split_part10(first)
+    if meta.transfer_syntax_uid != transfer_syntax_uid:
+        head = dicom.file_meta(meta.sop_class_uid, meta.sop_instance_uid, transfer_syntax_uid)
+        first = head + first[meta.dataset_offset :]
+    yield first
+    yield from pieces
+
+
+def _head(dataset: pydicom.Dataset, picture: Picture) -> bytes:
+    """Return preamble, meta and header of the decoded instance, up to Pixel Data."""
+    dataset.PhotometricInterpretation = picture.photometric
+    if picture.array.ndim == 3:
+        dataset.PlanarConfiguration = 0
+    # An instance without its compressed offsets has no use for the tables (PS3.3 C.7.6.3.1.8).
+    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+        if keyword in dataset:
+            delattr(dataset, keyword)
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    out = io.BytesIO()
+    try:
+        pydicom.dcmwrite(
+            out, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True
+        )
+    except (ValueError, AttributeError, TypeError) as exc:
+        raise MalformedInstance(f"header cannot be written: {exc}") from exc
+    return out.getvalue()

@@ -1,0 +1,101 @@
+"""Metadata and bulk data (PS3.18 sections 10.4.1.1.2 and 10.4.1.1.5).
+
+A prepared series is answered with the precompressed text that lies beside its pack; the rest is
+made from the stored files.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from raypacs import dicom, dicom_json
+from raypacs.config import Settings
+from raypacs.errors import MalformedInstance, NotFound
+from raypacs.web.frames import Frames
+from raypacs.web.places import Place, SeriesView
+
+_MOST_BULK_DEPTH = 64
+
+
+def bulk_root(study_uid: str, series_uid: str, sop_uid: str) -> str:
+    """Return the path that BulkDataURIs of an instance begin with (resolved against any host)."""
+    return f"/dicom-web/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}"
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Makes metadata; blocks."""
+
+    frames: Frames
+    settings: Callable[[], Settings]
+
+    def series(self, view: SeriesView, *, gzipped: bool) -> bytes:
+        """Return the DICOM JSON array of a series, gzip'd or plain."""
+        if len(view.packs) == 1 and view.packs[0].reader.instances.keys() == view.places.keys():
+            packed = view.packs[0].reader.metadata_gzip()
+            return packed if gzipped else gzip.decompress(packed)
+        text = self._array(view.places.values())
+        return gzip.compress(text, 1, mtime=0) if gzipped else text
+
+    def study(self, views: list[SeriesView], *, gzipped: bool) -> bytes:
+        """Return the DICOM JSON array of all series of a study."""
+        if len(views) == 1:
+            return self.series(views[0], gzipped=gzipped)
+        inner = (self.series(view, gzipped=False).strip()[1:-1] for view in views)
+        text = b"[" + b",".join(part for part in inner if part) + b"]"
+        return gzip.compress(text, 1, mtime=0) if gzipped else text
+
+    def instance(self, place: Place, *, gzipped: bool) -> bytes:
+        """Return the DICOM JSON array of one instance."""
+        text = self._array([place])
+        return gzip.compress(text, 1, mtime=0) if gzipped else text
+
+    def _array(self, places: Iterable[Place]) -> bytes:
+        maker = dicom_json.JsonHeaders(self.settings().inline_value_bytes)
+        return ("[" + ",".join(self._one(place, maker) for place in places) + "]").encode()
+
+    def _one(self, place: Place, maker: dicom_json.JsonHeaders) -> str:
+        record = place.stored.record
+        if place.pack is not None:
+            found = place.pack.reader.metadata(record.sop_instance_uid)
+            return json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+        root = bulk_root(record.study_uid, record.series_uid, record.sop_instance_uid)
+        return maker.text(self.header(place), root)
+
+    def header(self, place: Place) -> dicom.Header:
+        """Return the scanned header of an instance as received. Raises NotFound."""
+        record = place.stored.record
+        with self.frames.original(place) as stream:
+            inflated = record.transfer_syntax_uid in dicom.DEFLATED
+            wanted = -1 if inflated else record.pixel_offset_bytes
+            data: bytes = stream.read(wanted)
+        offset = record.dataset_offset_bytes
+        if inflated:
+            data, offset = dicom.inflate(data, offset), 0
+        return dicom.scan(data, record.transfer_syntax_uid, offset)
+
+    def bulk(self, place: Place, path: list[str]) -> bytes:
+        """Return the value at a path of tags and item numbers, as BulkDataURI names it.
+
+        Raises:
+            NotFound: no such element, or it has no single value.
+        """
+        found = self.header(place)
+        where = "/".join(path)
+        if not path or len(path) > _MOST_BULK_DEPTH or len(path) % 2 == 0:
+            raise NotFound(f"no bulk data at {where!r}")
+        try:
+            for tag, number in zip(path[:-1:2], path[1::2], strict=True):
+                element = found.element(int(tag, 16))
+                if element is None:
+                    raise NotFound(f"no bulk data at {where!r}")
+                found = list(dicom.items(found, element))[int(number) - 1]
+            element = found.element(int(path[-1], 16))
+        except (ValueError, IndexError, MalformedInstance) as exc:
+            raise NotFound(f"no bulk data at {where!r}") from exc
+        if element is None or element.length < 0 or element is found.pixel:
+            raise NotFound(f"no bulk data at {where!r}")
+        return found.raw(element.tag)

@@ -1,0 +1,119 @@
+"""An object of a tier, open for reads at offsets: by file descriptor, else by range reads."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from raypacs.errors import NotFound, PackCorrupt
+from raypacs.storage.tier import Tier
+
+Extent = tuple[int, int]
+"""Offset and length in bytes."""
+
+# Linux: read only what is in the page cache, so that the event loop never waits for a disk.
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+
+
+class ObjectFile:
+    """One immutable object. The descriptor is closed when the last user lets go of this value.
+
+    So a reader in a thread never reads from a descriptor that was closed and given to another
+    file, whatever the caches do meanwhile.
+    """
+
+    def __init__(self, tier: Tier, path: str) -> None:
+        self._tier = tier
+        self._path = path
+        self._nowait = _NOWAIT
+        self.fd = -1
+        local = tier.local_path(path)
+        if local is not None:
+            try:
+                self.fd = os.open(local, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError as exc:
+                raise NotFound(f"{tier.name}: no object {path}", tier=tier.name) from exc
+            weakref.finalize(self, os.close, self.fd)
+
+    def read_cached(self, extents: Sequence[Extent], out: memoryview) -> bool:
+        """Fill ``out`` if that needs no disk; False: call :meth:`read_into` from a thread."""
+        if self.fd < 0:
+            return False
+        start = 0
+        for offset, length in extents:
+            try:
+                got = os.preadv(self.fd, [out[start : start + length]], offset, self._nowait)
+            except BlockingIOError:
+                return False
+            except OSError:
+                if not self._nowait:
+                    raise
+                # A file system without RWF_NOWAIT: reads go to a thread.
+                self._nowait = 0
+                return False
+            if got != length:
+                return False
+            start += length
+        return True
+
+    def read_into(self, extents: Sequence[Extent], out: memoryview) -> None:
+        """Fill ``out`` with the extents one after the other; may block.
+
+        Raises:
+            PackCorrupt: the object is shorter than its index says.
+        """
+        start = 0
+        for offset, length in extents:
+            self._read_one(offset, out[start : start + length])
+            start += length
+
+    def _read_one(self, offset: int, out: memoryview) -> None:
+        if self.fd < 0:
+            data = self._tier.read(self._path, offset, len(out))
+            if len(data) != len(out):
+                raise PackCorrupt(f"{self._tier.name}: {self._path} is too short at {offset}")
+            out[:] = data
+            return
+        done = 0
+        while done < len(out):
+            got = os.preadv(self.fd, [out[done:]], offset + done)
+            if got == 0:
+                raise PackCorrupt(f"{self._tier.name}: {self._path} is too short at {offset}")
+            done += got
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes from ``offset``; may block. Raises PackCorrupt if too short."""
+        buffer = bytearray(length)
+        self.read_into(((offset, length),), memoryview(buffer))
+        return bytes(buffer)
+
+
+class ObjectFiles:
+    """The least recently used open objects, at most ``most`` descriptors; thread-safe."""
+
+    def __init__(self, most: int = 256) -> None:
+        self._most = most
+        self._open: OrderedDict[tuple[str, str], ObjectFile] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, tier: Tier, path: str) -> ObjectFile:
+        """Return the open object. Raises NotFound."""
+        key = (tier.name, path)
+        with self._lock:
+            found = self._open.get(key)
+            if found is not None:
+                self._open.move_to_end(key)
+                return found
+        opened = ObjectFile(tier, path)
+        with self._lock:
+            self._open[key] = opened
+            while len(self._open) > self._most:
+                self._open.popitem(last=False)
+        return opened
+
+    def cached(self, tier_name: str, path: str) -> ObjectFile | None:
+        """Return the object if it is open already."""
+        return self._open.get((tier_name, path))

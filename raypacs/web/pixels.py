@@ -1,0 +1,175 @@
+"""Decoding one frame for the web edge: lossless and lossy syntaxes alike.
+
+The proof of losslessness is the codec package's business; here a frame is only shown or sent
+uncompressed, so one decoder is enough and lossy syntaxes are welcome.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels import iter_pixels
+
+from raypacs import dicom
+from raypacs.codec import inbound
+from raypacs.codec.htj2k import decode_frame
+from raypacs.errors import MalformedInstance, UnsupportedPixels
+from raypacs.records import InstanceRecord
+
+Array = NDArray[Any]
+_J2 = "1.2.840.10008.1.2.4."
+_LOSSLESS = frozenset(
+    {
+        dicom.RLE_LOSSLESS,
+        dicom.HTJ2K_LOSSLESS,
+        dicom.HTJ2K_LOSSLESS_RPCL,
+        dicom.ENCAPSULATED_UNCOMPRESSED,
+        inbound.JPEG_LS_LOSSLESS,
+        inbound.JPEG_2000_LOSSLESS,
+        inbound.DEFLATED_IMAGE_FRAME,
+        *inbound.JPEG_LOSSLESS,
+    }
+)
+_YBR = frozenset({"YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_PARTIAL_422"})
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded frame: rows x columns, or rows x columns x samples, and what the samples mean.
+
+    ``photometric`` is that of the array (PS3.3 section C.7.6.3.1.2): sub-sampled YBR comes out
+    as YBR_FULL, the JPEG 2000 colour transforms as RGB.
+    """
+
+    array: Array
+    photometric: str
+    bits_allocated: int
+    bits_stored: int
+    signed: bool
+
+    def native_bytes(self) -> bytes:
+        """Return the frame uncompressed, little endian, colour by pixel (PS3.5 section 8.1.1)."""
+        kind = "i" if self.signed else "u"
+        if self.array.dtype.kind == "f":
+            kind = "f"
+        wanted = np.dtype(f"<{kind}{max(1, self.bits_allocated // 8)}")
+        return np.ascontiguousarray(self.array.astype(wanted, copy=False)).tobytes()
+
+
+def _jpeg(data: bytes, record: InstanceRecord) -> Array:
+    if record.samples == 3 and record.photometric in _YBR:
+        # As the header says it: no conversion to RGB.
+        return imagecodecs.jpeg8_decode(data, colorspace="YCBCR", outcolorspace="YCBCR")
+    if record.samples == 3:
+        return imagecodecs.jpeg8_decode(data, colorspace="RGB", outcolorspace="RGB")
+    return imagecodecs.jpeg8_decode(data)
+
+
+def _plain(name: str, data: bytes, record: InstanceRecord) -> Array:
+    return getattr(imagecodecs, name)(data)
+
+
+def _htj2k(data: bytes, record: InstanceRecord) -> Array:
+    return decode_frame(data)
+
+
+Decoder = Callable[[bytes, InstanceRecord], Array]
+_LOSSY: dict[str, Decoder] = {
+    **dict.fromkeys((_J2 + "50", _J2 + "51"), _jpeg),
+    _J2 + "81": partial(_plain, "jpegls_decode"),
+    _J2 + "91": partial(_plain, "jpeg2k_decode"),
+    _J2 + "203": _htj2k,
+    **dict.fromkeys((_J2 + "110", _J2 + "111", _J2 + "112"), partial(_plain, "jpegxl_decode")),
+}
+
+
+def decodable(record: InstanceRecord) -> bool:
+    """Whether frames of the instance as received can be decoded here."""
+    if record.pixel_offset_bytes < 0 or record.bits_allocated < 8:
+        # Frames of single bits do not begin at bytes (PS3.5 section 8.1.1).
+        return False
+    syntax = record.transfer_syntax_uid
+    return syntax in _LOSSY or syntax in _LOSSLESS or syntax in dicom.NATIVE
+
+
+def _picture(record: InstanceRecord, array: Array, photometric: str) -> Picture:
+    shape: tuple[int, ...] = (record.rows, record.columns)
+    if record.samples > 1:
+        shape += (record.samples,)
+        if array.ndim == 3 and array.shape[0] == record.samples != array.shape[2]:
+            array = np.moveaxis(array, 0, 2)
+    if array.shape != shape:
+        raise UnsupportedPixels(f"decoded to {array.shape}, the header says {shape}")
+    return Picture(
+        array,
+        photometric,
+        record.bits_allocated,
+        record.bits_stored,
+        record.pixel_representation == 1,
+    )
+
+
+def from_native(record: InstanceRecord, data: bytes) -> Picture:
+    """Return a frame that lies uncompressed, little endian, in the stored file."""
+    array = inbound.native_frame(data, inbound.PixelLayout.of(record))
+    return _picture(record, array, record.photometric)
+
+
+def from_htj2k(record: InstanceRecord, data: bytes) -> Picture:
+    """Decode a frame of the web cache."""
+    return _picture(record, decode_frame(data), _without_transform(record.photometric))
+
+
+def from_encapsulated(record: InstanceRecord, data: bytes) -> Picture:
+    """Decode a frame as received.
+
+    Raises:
+        UnsupportedPixels: no decoder, or it refused.
+    """
+    decoder = _LOSSY.get(record.transfer_syntax_uid)
+    if decoder is None:
+        array = inbound.encapsulated_frame(data, inbound.PixelLayout.of(record))
+        return _picture(record, array, _without_transform(record.photometric))
+    try:
+        array = decoder(data, record)
+    except (RuntimeError, ValueError) as exc:
+        raise UnsupportedPixels(f"the frame cannot be decoded: {exc}") from exc
+    photometric = _without_transform(record.photometric)
+    if photometric in _YBR:
+        photometric = "YBR_FULL"
+    return _picture(record, array, photometric)
+
+
+def from_dataset(record: InstanceRecord, data: bytes, number: int) -> Picture:
+    """Return a frame of an uncompressed data set in any other native syntax, by pydicom.
+
+    Raises:
+        UnsupportedPixels: pydicom cannot read its pixels.
+    """
+    try:
+        arrays = list(iter_pixels(io.BytesIO(data), indices=[number - 1], raw=True))
+    except (InvalidDicomError, AttributeError, ValueError, NotImplementedError) as exc:
+        raise UnsupportedPixels(f"pixels cannot be read: {exc}") from exc
+    photometric = "YBR_FULL" if record.photometric in _YBR else record.photometric
+    return _picture(record, arrays[0], photometric)
+
+
+def read_header(data: bytes) -> pydicom.Dataset:
+    """Parse a Part 10 file up to the pixels. Raises MalformedInstance."""
+    try:
+        return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, force=True)
+    except (InvalidDicomError, EOFError, ValueError) as exc:
+        raise MalformedInstance(f"header cannot be read: {exc}") from exc
+
+
+def _without_transform(photometric: str) -> str:
+    return "RGB" if photometric in ("YBR_RCT", "YBR_ICT") else photometric

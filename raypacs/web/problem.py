@@ -1,0 +1,95 @@
+"""Errors as problem details (RFC 9457): one table from raypacs errors to HTTP status."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from raypacs.errors import (
+    AlreadyExists,
+    ConfigError,
+    InvalidQuery,
+    MalformedInstance,
+    MasterUnavailable,
+    NotFound,
+    PackCorrupt,
+    RaypacsError,
+    TierFull,
+    TierUnavailable,
+    UnsupportedPixels,
+)
+
+MEDIA_TYPE = "application/problem+json"
+
+_STATUS: tuple[tuple[type[RaypacsError], int], ...] = (
+    (NotFound, 404),
+    (InvalidQuery, 400),
+    (MalformedInstance, 400),
+    (ConfigError, 422),
+    (UnsupportedPixels, 406),
+    (AlreadyExists, 409),
+    (TierFull, 507),
+    (TierUnavailable, 503),
+    (MasterUnavailable, 503),
+    (PackCorrupt, 500),
+)
+
+
+class Problem(Exception):
+    """A request that cannot be answered: status, what is wrong, and headers to send with it."""
+
+    def __init__(self, status: int, detail: str, **headers: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        # Keyword arguments name headers with underscores.
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def status_of(error: RaypacsError) -> int:
+    """Return the HTTP status for a raypacs error (500 when none fits)."""
+    for kind, status in _STATUS:
+        if isinstance(error, kind):
+            return status
+    return 500
+
+
+def body(status: int, detail: str, *, hint: str = "", kind: str = "") -> bytes:
+    """Return the JSON of a problem."""
+    problem: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
+    if hint:
+        problem["hint"] = hint
+    if kind:
+        problem["kind"] = kind
+    return json.dumps(problem).encode()
+
+
+def response(error: Problem | RaypacsError) -> Response:
+    """Return the response that tells of ``error``."""
+    if isinstance(error, Problem):
+        return Response(
+            body(error.status, error.detail),
+            error.status,
+            headers=error.headers,
+            media_type=MEDIA_TYPE,
+        )
+    status = status_of(error)
+    headers = {"Retry-After": "2"} if status == 503 else {}
+    content = body(status, str(error), hint=error.hint, kind=type(error).__name__)
+    return Response(content, status, headers=headers, media_type=MEDIA_TYPE)
+
+
+async def handle(_request: Request, error: Exception) -> Response:
+    """Exception handler for the application: problems and raypacs errors."""
+    if isinstance(error, Problem | RaypacsError):
+        return response(error)
+    raise error

@@ -1,0 +1,62 @@
+"""What the web edge needs from the rest of raypacs: one frozen value of plain callables.
+
+Nothing here knows the index, Ray or a process layout; the composition root fills it in. Every
+callable may block and is called from a worker thread unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from raypacs.config import Settings
+from raypacs.records import PackRef, StoredInstance
+from raypacs.storage.intake import Intake
+from raypacs.storage.tier import Tier
+
+SearchParams = dict[str, list[str]]
+"""Query parameters as sent: DICOM keyword or tag, ``limit``, ``offset`` ... to their values."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything the web edge may call.
+
+    ``search_*``: rows of DICOM keyword to text or number (values joined by a backslash), already
+    cut to limit and offset. A row of a series carries StudyInstanceUID, one of an instance also
+    SeriesInstanceUID.
+    """
+
+    search_studies: Callable[[SearchParams], list[Row]]
+    search_series: Callable[[SearchParams], list[Row]]
+    search_instances: Callable[[SearchParams], list[Row]]
+    study: Callable[[str], Row | None]
+    """Study UID to its row and state, objects kept aside under ``aside``; None: no such study."""
+    instances: Callable[[str], list[StoredInstance]]
+    """Study UID to its instances, [] if unknown."""
+    series_instances: Callable[[str, str], list[StoredInstance]]
+    """Study UID, Series UID to its instances, [] if unknown or of another study."""
+    locate_instance: Callable[[str], StoredInstance | None]
+    """SOP Instance UID to the instance that is served."""
+    locate: Callable[[str], list[PackRef]]
+    """Series UID to its published packs, oldest first. Cheap: asked again every second in use."""
+    tier: Callable[[str], Tier]
+    """Name to tier; raises NotFound."""
+    intake: Intake
+    status: Callable[[], Row]
+    delete_study: Callable[[str], Any]
+    """Study UID; deletes it from every cache; returns the number of objects to delete."""
+    hint_complete: Callable[[list[str]], Any]
+    """Study UIDs that are complete: prepare without waiting for quiet."""
+    settings: Callable[[], tuple[int, Settings]]
+    apply_settings: Callable[[dict[str, Any], str], int]
+    """All settings as a plain object, and who asks; returns the new version."""
+    queue: Callable[[int, Mapping[str, str]], list[Row]]
+    """Limit and filters (state, kind, study_uid) to work items, newest first."""
+    touched: Callable[[list[str]], Any]
+    """Study UIDs that were accessed; batched, at most once a second and study."""
+    node: Row = field(default_factory=dict)
+    """What this node says of itself (the fields of NodeInfo)."""
