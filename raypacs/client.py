@@ -73,6 +73,11 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
+    def health(self) -> dict[str, Any]:
+        """Return what the gateway process says of itself; raises if it cannot serve."""
+        told: dict[str, Any] = self._json("GET", "/api/v1/health")
+        return told
+
     def status(self) -> dict[str, Any]:
         """Return the cluster at a glance."""
         return self._json("GET", "/api/v1/status")

@@ -26,10 +26,11 @@ UPLOADS = 4
 
 SKIPPED, FAILED = "skipped", "failed"
 _TROUBLE = frozenset({Outcome.CONFLICT, Outcome.QUARANTINED, Outcome.REFUSED, FAILED})
-_UID = re.compile(r"\b\d+(?:\.\d+){3,}\b")
+_UID = re.compile(r"\b\d+(?:\.\d+){2,}\b")
 _EXAMPLES = 5
 _REGISTERING_S = 0.3
-_TRIES = 5
+_TRIES = 6
+_RETRY_S = 0.5
 
 
 @dataclass
@@ -154,7 +155,7 @@ def _send(client: Client, candidate: Candidate, source: str) -> dict[str, Any]:
             return client.ingest(candidate.read(), size_bytes=candidate.size_bytes, source=source)
         except httpx.TransportError as exc:
             if attempt == _TRIES:
-                raise NodeNotRunning(f"{client.url} does not answer any more: {exc}") from exc
+                return _given_up(client, exc)
         except MasterUnavailable:
             if attempt == _TRIES:
                 raise
@@ -162,5 +163,18 @@ def _send(client: Client, candidate: Candidate, source: str) -> dict[str, Any]:
             return {"outcome": Outcome.REFUSED, "reason": str(exc)}
         except (OSError, EOFError, zipfile.BadZipFile, RuntimeError) as exc:
             return {"outcome": FAILED, "reason": f"cannot be read: {exc}"}
-        time.sleep(0.5 * 2**attempt)
+        time.sleep(_RETRY_S * 2**attempt)
     raise AssertionError("unreachable")
+
+
+def _given_up(client: Client, error: httpx.TransportError) -> dict[str, Any]:
+    """Tell a node that is gone from one that only breaks off at this object.
+
+    Raises:
+        NodeNotRunning: it is gone.
+    """
+    try:
+        client.health()
+    except RaypacsError:
+        raise NodeNotRunning(f"{client.url} does not answer any more: {error}") from error
+    return {"outcome": FAILED, "reason": f"the node broke off each time: {error}"}

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+import raypacs
 from raypacs import node_file
 from raypacs.cli import node_process
 from raypacs.cli.session import Json, Session, amount, columns, session_of
 from raypacs.errors import AlreadyExists, NodeNotRunning
 
-_COMPONENTS = ("raypacs", "ray", "pydicom", "pynetdicom", "imagecodecs", "SQLAlchemy", "pyarrow")
+_COMPONENTS = ("ray", "pydicom", "pynetdicom", "imagecodecs", "SQLAlchemy", "pyarrow")
 
 
 def up(
@@ -87,9 +88,8 @@ def version(context: typer.Context, as_json: Json = False) -> None:
 
 def versions() -> dict[str, str]:
     """Return name to version of raypacs and its main components."""
-    return {name: metadata.version(name) for name in _COMPONENTS} | {
-        "python": sys.version.split()[0]
-    }
+    told = {"raypacs": raypacs.__version__, "python": sys.version.split()[0]}
+    return told | {name: metadata.version(name) for name in _COMPONENTS}
 
 
 def _whereabouts(details: dict[str, Any]) -> str:
