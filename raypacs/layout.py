@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from raypacs.errors import MalformedInstance
 
 EPOCH_MARKERS = "epochs/"
+ATTEMPTS = "attempts/"
 _UID = re.compile(r"[0-9.]{1,64}")
 
 
@@ -96,9 +97,9 @@ def epoch_of(marker_path: str) -> int:
 
 def attempt_prefix(token: str) -> str:
     """Folder of a running attempt's part objects."""
-    return f"attempts/{token}/"
+    return f"{ATTEMPTS}{token}/"
 
 
 def attempt_part(token: str, series_uid: str, number: int) -> str:
     """Path of one chunk's part object."""
-    return f"attempts/{token}/{series_uid}.{number:06d}.part"
+    return f"{ATTEMPTS}{token}/{series_uid}.{number:06d}.part"

@@ -68,7 +68,7 @@ def delete_study(txn: Txn, study_uid: str, *, grace_s: float) -> list[DeleteInte
     audit.publish(
         txn, "events", [{"event": "deleted", "study_uid": study_uid, "objects": len(objects)}]
     )
-    return pending(txn.conn, study_uid=study_uid)
+    return pending(txn.conn, study_uid)
 
 
 def _objects(conn: sa.Connection, study_uid: str) -> list[tuple[str, str, int]]:
@@ -87,23 +87,26 @@ def _objects(conn: sa.Connection, study_uid: str) -> list[tuple[str, str, int]]:
     return found
 
 
-def pending(
-    conn: sa.Connection,
-    *,
-    study_uid: str = "",
-    due_s: float | None = None,
-    limit: int | None = None,
+def pending(conn: sa.Connection, study_uid: str) -> list[DeleteIntent]:
+    """Return a study's intents: its bytes are still to be deleted."""
+    return _intents(conn, delete_intents.c.study_uid == study_uid, None)
+
+
+def due(conn: sa.Connection, tier: str, now: float, limit: int) -> list[DeleteIntent]:
+    """Return the intents of a tier whose grace period is over, the oldest first."""
+    where = sa.and_(delete_intents.c.tier == tier, delete_intents.c.due_s <= now)
+    return _intents(conn, where, limit)
+
+
+def _intents(
+    conn: sa.Connection, where: sa.ColumnElement[bool], limit: int | None
 ) -> list[DeleteIntent]:
-    """Return intents whose bytes are still to be deleted (of a study, or due)."""
-    query = sa.select(*(delete_intents.c[name] for name in DeleteIntent.__slots__)).order_by(
-        delete_intents.c.due_s, delete_intents.c.intent_id
+    query = (
+        sa.select(*(delete_intents.c[name] for name in DeleteIntent.__slots__))
+        .where(where)
+        .order_by(delete_intents.c.due_s, delete_intents.c.intent_id)
+        .limit(limit)
     )
-    if study_uid:
-        query = query.where(delete_intents.c.study_uid == study_uid)
-    if due_s is not None:
-        query = query.where(delete_intents.c.due_s <= due_s)
-    if limit is not None:
-        query = query.limit(limit)
     return [DeleteIntent(**row) for row in conn.execute(query).mappings()]
 
 

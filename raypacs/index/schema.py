@@ -269,7 +269,8 @@ delete_intents = sa.Table(
     _count("size_bytes"),
     _time("due_s"),
     _count("epoch"),
-    sa.Index("ix_delete_intents_due", "due_s"),
+    sa.Index("ix_delete_intents_due", "tier", "due_s"),
+    sa.Index("ix_delete_intents_study", "study_uid"),
 )
 
 # Bytes per tier: used = durable and known here; capacity as last seen.

@@ -167,10 +167,10 @@ class IndexWriter:
         with self.transaction(now, durable=True) as txn:
             return deletion.delete_study(txn, study_uid, grace_s=grace_s)
 
-    def deletes_due(self, now: float, limit: int = 1000) -> list[DeleteIntent]:
-        """Return intents whose grace period is over."""
+    def deletes_due(self, now: float, *, tier: str, limit: int = 1000) -> list[DeleteIntent]:
+        """Return intents of a tier whose grace period is over."""
         with self.transaction(now) as txn:
-            return deletion.pending(txn.conn, due_s=now, limit=limit)
+            return deletion.due(txn.conn, tier, now, limit)
 
     def confirm_deleted(self, intent_ids: Iterable[int], now: float) -> int:
         """Forget intents whose bytes are gone; the ledger gets the bytes back."""
@@ -235,6 +235,11 @@ class IndexWriter:
         """Forget statistics that are durable as Parquet."""
         with self.transaction(now) as txn:
             audit.written(txn, rows)
+
+    def publish(self, stream: str, payloads: Sequence[dict[str, Any]], now: float) -> None:
+        """Put statistics into the outbox."""
+        with self.transaction(now) as txn:
+            audit.publish(txn, stream, payloads)
 
     def sample(self, hour_s: int, payloads: Sequence[dict[str, Any]], now: float) -> bool:
         """Publish the hour's samples once; False where that was done already."""

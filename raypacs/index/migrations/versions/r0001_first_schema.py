@@ -111,7 +111,11 @@ def _create_2() -> None:
         sa.Column("epoch", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("intent_id"),
     )
-    op.create_index("ix_delete_intents_due", "delete_intents", ["due_s"], unique=False)
+    op.create_index("ix_delete_intents_due", "delete_intents", ["tier", "due_s"], unique=False)
+    op.create_index("ix_delete_intents_study", "delete_intents", ["study_uid"], unique=False)
+
+
+def _create_3() -> None:
     op.create_table(
         "grants",
         sa.Column("tier", sa.Text(), nullable=False),
@@ -120,9 +124,6 @@ def _create_2() -> None:
         sa.Column("updated_s", sa.Double(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("tier", "holder"),
     )
-
-
-def _create_3() -> None:
     op.create_table(
         "hourly_intake",
         sa.Column("tier", sa.Text(), nullable=False),

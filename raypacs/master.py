@@ -1,0 +1,288 @@
+"""The master: one short method per event; decisions are in ``policy``, memory in ``index``.
+
+No Ray here. There may be two masters at once: the one of the later epoch can write, the other gets
+StaleEpoch from whatever it does and must end itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raypacs import stats
+from raypacs.config import Settings, TierSettings, default_tiers
+from raypacs.errors import StaleEpoch, TierUnavailable
+from raypacs.index.engine import migrate, open_engine
+from raypacs.index.reader import IndexReader
+from raypacs.index.writer import IndexWriter
+from raypacs.policy.forecast import hour_of
+from raypacs.policy.queue import WAITING, State
+from raypacs.records import (
+    AsideRecord,
+    InstanceRecord,
+    Lease,
+    NodeInfo,
+    Registered,
+    WorkResult,
+)
+from raypacs.storage.tier import Tier, open_tier
+from raypacs.upkeep import TierSet, delete, sweep_attempt, sweep_parts
+
+log = logging.getLogger(__name__)
+
+# Longer than a gateway trusts a location it looked up, so no reader loses bytes under its hands.
+DELETE_GRACE_S = 5.0
+DELETES_PER_TICK = 500
+TIERS_EVERY_S = 10.0
+PARTS_EVERY_S = 3600.0
+STATS_EVERY_S = 30.0
+STATS_ROWS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """What one tick did."""
+
+    enqueued: int = 0
+    expired: tuple[Lease, ...] = ()
+    swept_objects: int = 0
+    deleted_objects: int = 0
+
+
+@dataclass
+class _Due:
+    """When the slower duties come next."""
+
+    tiers_s: float = 0.0
+    stats_s: float = 0.0
+    parts_s: float = 0.0
+    sampled_hour_s: int = 0
+
+
+class Master:
+    """Claims the next epoch in its constructor and answers events under it.
+
+    Every method but ``status`` and ``settings`` may raise StaleEpoch. Thread-safe, save ``tick``
+    and ``close``, which one caller calls. ``clock`` gives seconds since the Unix epoch in UTC.
+    """
+
+    def __init__(
+        self,
+        index_url: str,
+        data_dir: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+        tier_opener: Callable[[TierSettings], Tier] = open_tier,
+    ) -> None:
+        self._clock = clock
+        self._stats_dir = Path(data_dir) / "stats"
+        self._engine = open_engine(index_url)
+        migrate(self._engine)
+        self._reader = IndexReader(index_url)
+        version, settings = self._reader.settings()
+        if not version:
+            settings = Settings(tiers=default_tiers(Path(data_dir)))
+        self._tiers = TierSet(tier_opener)
+        self._tiers.open(settings.tiers)
+        self._writer = IndexWriter.claim_epoch(
+            self._engine, [self._tiers.newest_marker()], clock(), chance=chance
+        )
+        self._tiers.mark(self.epoch)
+        self._due = _Due()
+        if not version:
+            self.apply_settings(settings, "first start")
+        self._look_at_tiers(clock())
+        log.info("master up", extra={"epoch": self.epoch})
+
+    @property
+    def epoch(self) -> int:
+        """The epoch this master claimed."""
+        return self._writer.epoch
+
+    # Receiving
+
+    def register(self, records: Sequence[InstanceRecord], holder: str = "") -> list[Registered]:
+        """Register durable instances; their bytes leave ``holder``'s grants. Idempotent."""
+        return self._writer.register(records, self._clock(), holder=holder)
+
+    def aside(self, record: AsideRecord, holder: str = "") -> None:
+        """Write down a conflict or a quarantined object. Idempotent."""
+        self._writer.aside(record, self._clock(), holder=holder)
+
+    def hint(self, study_uids: Iterable[str]) -> None:
+        """Let these studies be prepared at the next tick, without waiting for quiet."""
+        self._writer.hint_complete(study_uids, self._clock())
+
+    def touched(self, study_uids: Iterable[str]) -> None:
+        """Note that these studies were accessed."""
+        self._writer.touched(study_uids, self._clock())
+
+    def grant(self, tier: str, holder: str, want_bytes: int) -> int:
+        """Promise up to ``want_bytes`` on a tier; 0: it is full (or unreachable)."""
+        return self._writer.grant(tier, holder, want_bytes, self._clock())
+
+    def release_grants(self, holder: str) -> int:
+        """Give back what ``holder`` and ``holder/...`` did not use."""
+        return self._writer.release_grants(holder, self._clock())
+
+    # Work
+
+    def lease(self, node: str, kinds: Sequence[str], limit: int) -> list[Lease]:
+        """Give ``node`` up to ``limit`` work items."""
+        return self._writer.lease(node, kinds, limit, self._clock())
+
+    def renew(self, lease: Lease) -> Lease:
+        """Extend a lease. Raises StaleLease."""
+        return self._writer.renew(lease, self._clock())
+
+    def report(self, lease: Lease, result: WorkResult) -> State:
+        """End an attempt; return the item's state. Idempotent. Raises StaleLease."""
+        return self._writer.report(lease, result, self._clock())
+
+    def node_seen(self, node: NodeInfo) -> None:
+        """Note a heartbeat; a new boot ends the node's leases and grants."""
+        self._writer.node_seen(node, self._clock())
+
+    # Administration
+
+    def delete_study(self, study_uid: str) -> int:
+        """Take a study out of every cache; return the number of objects whose bytes go soon.
+
+        Raises:
+            NotFound: no such study.
+        """
+        now = self._clock()
+        return len(self._writer.delete_study(study_uid, now, grace_s=DELETE_GRACE_S))
+
+    def settings(self) -> tuple[int, Settings]:
+        """Return (version, settings)."""
+        return self._reader.settings()
+
+    def apply_settings(self, new: Settings, who: str) -> int:
+        """Make ``new`` the settings; return their version. Raises ConfigError."""
+        version = self._writer.apply_settings(new, who, self._clock())
+        self._look_at_tiers(self._clock())
+        return version
+
+    def status(self, now: float | None = None) -> dict[str, Any]:
+        """Return the state of the cluster as a plain dict (``index.status``)."""
+        return self._reader.status(self._clock() if now is None else now)
+
+    # Time
+
+    def tick(self, now: float | None = None) -> Ticked:
+        """Do what time brings; call it about every second."""
+        now = self._clock() if now is None else now
+        expired = self._writer.expire(now)
+        enqueued = self._writer.enqueue_due(now)
+        if now >= self._due.tiers_s:
+            self._look_at_tiers(now)
+        swept = self._sweep_attempts(now) + self._sweep_parts(now)
+        deleted = self._delete_due(now)
+        self._sample(now)
+        self._flush_stats(now)
+        return Ticked(enqueued, tuple(expired), swept, deleted)
+
+    def close(self) -> None:
+        """Write the statistics that wait and close the connections."""
+        try:
+            now = self._clock()
+            self._writer.publish("samples", self._samples(now), now)
+            self._due.stats_s = 0.0
+            self._flush_stats(now)
+        except StaleEpoch:
+            log.info("a later master writes the statistics", extra={"epoch": self.epoch})
+        finally:
+            self._reader.close()
+            self._engine.dispose()
+
+    # Tiers
+
+    def _look_at_tiers(self, now: float) -> None:
+        """Open what can be opened, leave the marker, and tell the index what there is."""
+        self._due.tiers_s = now + TIERS_EVERY_S
+        self._tiers.open(self._reader.settings()[1].tiers)
+        self._tiers.mark(self.epoch)
+        used = {name: row.used_bytes for name, row in self._writer.ledger(now).items()}
+        self._writer.tiers_seen(self._tiers.seen(used), now)
+
+    def _sweep_attempts(self, now: float) -> int:
+        """Sweep dead attempts on web tiers; twice, as a node that was cut off may still write."""
+        count = 0
+        for token, study_uid, sweeps in self._writer.sweepable(now):
+            try:
+                for tier in self._tiers.reachable("web"):
+                    count += sweep_attempt(tier, token, study_uid)
+            except TierUnavailable as exc:
+                log.warning("sweep put off: %s", exc)
+                continue
+            again_s = now + 2 * self._reader.settings()[1].lease_s
+            self._writer.swept(token, now, again_s=None if sweeps else again_s)
+        return count
+
+    def _sweep_parts(self, now: float) -> int:
+        """Sweep parts that no running attempt owns: at start and every hour."""
+        if now < self._due.parts_s:
+            return 0
+        self._due.parts_s = now + PARTS_EVERY_S
+        count = 0
+        for tier in self._tiers.reachable("web"):
+            try:
+                count += sweep_parts(tier, lambda: self._writer.live_tokens(now))
+            except TierUnavailable as exc:
+                log.warning("sweep put off: %s", exc)
+        return count
+
+    def _delete_due(self, now: float) -> int:
+        """Delete the bytes of intents whose grace period is over, and confirm."""
+        count = 0
+        for tier in self._tiers.reachable():
+            due = self._writer.deletes_due(now, tier=tier.name, limit=DELETES_PER_TICK)
+            if not due:
+                continue
+            try:
+                delete(tier, [intent.path for intent in due])
+                for folder in {"/".join(intent.path.split("/")[:2]) for intent in due}:
+                    tier.prune(f"{folder}/")  # studies/{Study}/ or conflicts/{Study}/
+            except TierUnavailable as exc:
+                log.warning("deletion put off: %s", exc)
+                continue
+            count += self._writer.confirm_deleted([intent.intent_id for intent in due], now)
+        return count
+
+    # Statistics
+
+    def _sample(self, now: float) -> None:
+        hour = hour_of(now)
+        if hour > self._due.sampled_hour_s:
+            self._writer.sample(hour, self._samples(now), now)
+            self._due.sampled_hour_s = hour
+
+    def _samples(self, now: float) -> list[dict[str, Any]]:
+        found = self._reader.status(now)
+        states: dict[str, int] = {}
+        for counts in found["queue"].values():
+            for state, count in counts.items():
+                states[state] = states.get(state, 0) + count
+        queue = {
+            "waiting": sum(states.get(state, 0) for state in WAITING),
+            "running": states.get(State.IN_PROCESS, 0),
+        }
+        return [
+            {**tier, **(tier["fill_rate"] or {}), "tier": tier["name"], **queue}
+            for tier in found["tiers"]
+        ]
+
+    def _flush_stats(self, now: float) -> None:
+        rows = self._writer.outbox(now, STATS_ROWS)
+        if not rows or (now < self._due.stats_s and len(rows) < STATS_ROWS):
+            return
+        self._due.stats_s = now + STATS_EVERY_S
+        stats.append(self._stats_dir, rows, self._writer.site_secret())
+        self._writer.outbox_written(rows, now)
