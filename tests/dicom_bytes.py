@@ -28,6 +28,7 @@ def data_set(
     series: str = "1.2.3.200",
     sop_class: str = CT,
     pixels: bytes = b"\x01\x02" * 32,
+    rows: int = 4,
 ) -> bytes:
     """A small CT data set."""
     number = struct.Struct("<H").pack
@@ -40,8 +41,8 @@ def data_set(
             element(0x0020000D, "UI", study),
             element(0x0020000E, "UI", series),
             element(0x00280002, "US", number(1)),
-            element(0x00280010, "US", number(4)),
-            element(0x00280011, "US", number(len(pixels) // 8)),
+            element(0x00280010, "US", number(rows)),
+            element(0x00280011, "US", number(len(pixels) // 2 // rows)),
             element(0x00280100, "US", number(16)),
             element(0x00280101, "US", number(12)),
             element(0x7FE00010, "OW", pixels),

@@ -116,7 +116,8 @@ index.down = True
 folder, run, seed = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 intake = make_intake(folder, index, boot="run" + run)
 for n in range(100000):
-    dataset = data_set(f"1.2.{seed}.1{run}.{n}", study=f"1.2.{n % 5}", pixels=bytes([n % 251]) * 4096)
+    pixels = bytes([n % 251]) * 4096
+    dataset = data_set(f"1.2.{seed}.1{run}.{n}", study=f"1.2.{n % 5}", pixels=pixels)
     answer = intake.store(dataset, transfer_syntax_uid=SYNTAX, source="S")
     print(run, n, answer.outcome.value, flush=True)
 """
