@@ -1,180 +1,90 @@
-"""The upload behind `raypacs ingest` and the demo: several requests at a time, bounded memory."""
+"""Command `ingest`, and the progress bars it shares with the demo."""
 
 from __future__ import annotations
 
-import re
-import threading
-import time
-import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-import httpx
+import typer
+from rich import progress as bars
+from rich.console import Console
+from rich.table import Table
 
-from raypacs.cli import sources
-from raypacs.cli.sources import Candidate, Skipped
-from raypacs.client import Client
-from raypacs.errors import MasterUnavailable, NodeNotRunning, RaypacsError
+from raypacs.cli import ingest as uploading
+from raypacs.cli.ingest import FAILED, Progress, Summary
+from raypacs.cli.session import Exit, Json, amount, columns, session_of
+from raypacs.errors import NotFound
 from raypacs.records import Outcome
 
-UPLOADS = 4
-"""Requests at a time: enough to hide the node's fsync, few enough to leave it its cores."""
-
-SKIPPED, FAILED = "skipped", "failed"
-_TROUBLE = frozenset({Outcome.CONFLICT, Outcome.QUARANTINED, Outcome.REFUSED, FAILED})
-_UID = re.compile(r"\b\d+(?:\.\d+){2,}\b")
-_EXAMPLES = 5
-_REGISTERING_S = 0.3
-_TRIES = 6
-_RETRY_S = 0.5
+SOURCE = "CLI"
 
 
-@dataclass
-class Summary:
-    """What became of every file, by outcome and reason; grows with reasons, not with files."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
-    examples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    study_uids: set[str] = field(default_factory=set)
-    sent_bytes: int = 0
-    seconds: float = 0.0
-
-    @property
-    def partly(self) -> bool:
-        """Whether some objects were not taken as they are."""
-        return any(self.counts[outcome] for outcome in _TROUBLE)
-
-    @property
-    def taken(self) -> int:
-        """Objects that are safe in the image cache: stored now or known before."""
-        return self.counts[Outcome.STORED] + self.counts[Outcome.KNOWN]
-
-    def add(self, name: str, outcome: str, reason: str) -> None:
-        """Count one file."""
-        self.counts[outcome] += 1
-        if outcome in (Outcome.STORED, Outcome.KNOWN):
-            return
-        # One line for each kind of reason, not for each object: UIDs are left out.
-        key = (outcome, _UID.sub("...", reason))
-        self.reasons[key] += 1
-        names = self.examples.setdefault(key, [])
-        if len(names) < _EXAMPLES:
-            names.append(name)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the summary for machines."""
-        return {
-            "counts": {
-                str(each): self.counts[each] for each in (*map(str, Outcome), SKIPPED, FAILED)
-            },
-            "reasons": [
-                {
-                    "outcome": outcome,
-                    "reason": reason,
-                    "count": count,
-                    "examples": self.examples[outcome, reason],
-                }
-                for (outcome, reason), count in self.reasons.most_common()
-            ],
-            "study_uids": sorted(self.study_uids),
-            "bytes": self.sent_bytes,
-            "seconds": round(self.seconds, 3),
-        }
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where the upload reports to; ``total`` may come late and in another thread."""
-
-    total: Callable[[int, int], None]
-    advance: Callable[[int, int], None]
-
-
-def ingest(client: Client, paths: Iterable[Path], *, source: str, progress: Progress) -> Summary:
-    """Send every DICOM file under ``paths`` and hint that the touched studies are complete.
-
-    At most ``2 * UPLOADS`` files are in flight, each streamed block by block.
-
-    Raises:
-        NodeNotRunning: the node went away and did not come back within the tries.
-        MasterUnavailable: likewise the master.
-    """
-    roots = list(paths)
-    summary = Summary()
-    started = time.monotonic()
-    counter = threading.Thread(
-        target=lambda: progress.total(*sources.count(roots)), name="count", daemon=True
-    )
-    counter.start()
-    with ThreadPoolExecutor(UPLOADS, thread_name_prefix="upload") as pool:
-        running: dict[Future[dict[str, Any]], Candidate] = {}
-        for found in sources.find(roots):
-            if isinstance(found, Skipped):
-                outcome = FAILED if found.looks_dicom else SKIPPED
-                summary.add(found.name, outcome, found.reason)
-                progress.advance(1, 0)
-                continue
-            if len(running) >= 2 * UPLOADS:
-                _collect(running, summary, progress)
-            running[pool.submit(_send, client, found, source)] = found
-        while running:
-            _collect(running, summary, progress)
-    counter.join()
-    if summary.study_uids:
-        # A registration may be as far behind as its interval; a hint must not be faster.
-        _, settings = client.settings()
-        time.sleep(float(settings.get("register_interval_s", 1.0)) + _REGISTERING_S)
-        client.complete(summary.study_uids)
-    summary.seconds = time.monotonic() - started
-    return summary
-
-
-def _collect(
-    running: dict[Future[dict[str, Any]], Candidate], summary: Summary, progress: Progress
+def ingest(
+    context: typer.Context,
+    paths: Annotated[
+        list[Path], typer.Argument(help="Files, folders, zip files, DICOMDIR.", show_default=False)
+    ],
+    source: Annotated[str, typer.Option(help="Name of the sender in the records.")] = SOURCE,
+    as_json: Json = False,
 ) -> None:
-    done, _ = wait(running, return_when=FIRST_COMPLETED)
-    for future in done:
-        candidate = running.pop(future)
-        told = future.result()
-        summary.add(candidate.name, told["outcome"], told.get("reason", ""))
-        if told["outcome"] == Outcome.STORED and told.get("study_uid"):
-            summary.study_uids.add(told["study_uid"])
-        summary.sent_bytes += candidate.size_bytes
-        progress.advance(1, candidate.size_bytes)
+    """Send DICOM files to the node: each is stored durably before it counts."""
+    session = session_of(context, as_json)
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise NotFound(f"no such file or folder: {', '.join(map(str, missing))}")
+    with (
+        session.client(connections=2 * uploading.UPLOADS) as client,
+        upload_progress(session.stderr) as progress,
+    ):
+        summary = uploading.ingest(client, paths, source=source, progress=progress)
+    session.emit(summary.as_json(), summary_table(summary))
+    if summary.partly:
+        raise typer.Exit(Exit.PARTLY)
+    if not summary.taken:
+        raise typer.Exit(Exit.FAILED)
 
 
-def _send(client: Client, candidate: Candidate, source: str) -> dict[str, Any]:
-    """Send one file; again after a lost connection, since identical bytes are recognised."""
-    for attempt in range(1, _TRIES + 1):
-        try:
-            return client.ingest(candidate.read(), size_bytes=candidate.size_bytes, source=source)
-        except httpx.TransportError as exc:
-            if attempt == _TRIES:
-                return _given_up(client, exc)
-        except MasterUnavailable:
-            if attempt == _TRIES:
-                raise
-        except RaypacsError as exc:
-            return {"outcome": Outcome.REFUSED, "reason": str(exc)}
-        except (OSError, EOFError, zipfile.BadZipFile, RuntimeError) as exc:
-            return {"outcome": FAILED, "reason": f"cannot be read: {exc}"}
-        time.sleep(_RETRY_S * 2**attempt)
-    raise AssertionError("unreachable")
+@contextmanager
+def upload_progress(console: Console, title: str = "ingest") -> Iterator[Progress]:
+    """Show files, bytes, rate and time left while uploading."""
+    with bars.Progress(
+        bars.TextColumn("{task.description:8}"),
+        bars.BarColumn(),
+        bars.TextColumn("{task.fields[files]}/{task.fields[of]} files"),
+        bars.DownloadColumn(),
+        bars.TransferSpeedColumn(),
+        bars.TimeRemainingColumn(),
+        console=console,
+    ) as shown:
+        task = shown.add_task(title, total=None, files=0, of="?")
+        done = 0
+
+        def total(files: int, size_bytes: int) -> None:
+            shown.update(task, of=files, total=size_bytes)
+
+        def advance(files: int, size_bytes: int) -> None:
+            nonlocal done
+            done += files
+            shown.update(task, advance=size_bytes, files=done)
+
+        yield Progress(total, advance)
 
 
-def _given_up(client: Client, error: httpx.TransportError) -> dict[str, Any]:
-    """Tell a node that is gone from one that only breaks off at this object.
-
-    Raises:
-        NodeNotRunning: it is gone.
-    """
-    try:
-        client.health()
-    except RaypacsError:
-        raise NodeNotRunning(f"{client.url} does not answer any more: {error}") from error
-    return {"outcome": FAILED, "reason": f"the node broke off each time: {error}"}
+def summary_table(summary: Summary) -> Table:
+    """Return what became of the files, with reasons and examples, for people."""
+    rate = summary.sent_bytes / summary.seconds if summary.seconds else 0
+    title = (
+        f"{summary.taken} objects of {len(summary.study_uids)} changed studies, "
+        f"{amount(summary.sent_bytes)} in {summary.seconds:.1f} s ({amount(rate)}/s)"
+    )
+    table = columns(title, "outcome", "files", "why", numbers=frozenset({"files"}))
+    table.add_row("stored", str(summary.counts[Outcome.STORED]), "")
+    table.add_row("already known", str(summary.counts[Outcome.KNOWN]), "")
+    for (outcome, reason), count in summary.reasons.most_common():
+        examples = summary.examples[outcome, reason]
+        more = " ..." if count > len(examples) else ""
+        shown = outcome if outcome != FAILED else "not sent"
+        table.add_row(shown, str(count), f"{reason}\n  " + "\n  ".join(examples) + more)
+    return table
