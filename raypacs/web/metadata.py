@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from raypacs import dicom, dicom_json
 from raypacs.config import Settings
 from raypacs.errors import MalformedInstance, NotFound
+from raypacs.records import InstanceRecord
 from raypacs.web.frames import Frames
 from raypacs.web.places import Place, SeriesView
 
@@ -23,6 +24,15 @@ _MOST_BULK_DEPTH = 64
 def bulk_root(study_uid: str, series_uid: str, sop_uid: str) -> str:
     """Return the path that BulkDataURIs of an instance begin with (resolved against any host)."""
     return f"/dicom-web/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}"
+
+
+def _header_bytes(record: InstanceRecord) -> int:
+    """Return how many bytes of the file come before the element header of Pixel Data; -1: all."""
+    if record.pixel_offset_bytes < 0:
+        return -1
+    # PS3.5 section 7.1: tag and length, with an explicit VR also VR and two reserved bytes.
+    element_header = 8 if record.transfer_syntax_uid == dicom.IMPLICIT_VR_LE else 12
+    return record.pixel_offset_bytes - element_header
 
 
 @dataclass(frozen=True)
@@ -70,8 +80,7 @@ class Metadata:
         record = place.stored.record
         with self.frames.original(place) as stream:
             inflated = record.transfer_syntax_uid in dicom.DEFLATED
-            wanted = -1 if inflated else record.pixel_offset_bytes
-            data: bytes = stream.read(wanted)
+            data: bytes = stream.read(-1 if inflated else _header_bytes(record))
         offset = record.dataset_offset_bytes
         if inflated:
             data, offset = dicom.inflate(data, offset), 0

@@ -17,7 +17,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import iter_pixels
+from pydicom.pixels import pixel_array
 
 from raypacs import dicom
 from raypacs.codec import inbound
@@ -94,10 +94,12 @@ _LOSSY: dict[str, Decoder] = {
 
 def decodable(record: InstanceRecord) -> bool:
     """Whether frames of the instance as received can be decoded here."""
-    if record.pixel_offset_bytes < 0 or record.bits_allocated < 8:
+    syntax = record.transfer_syntax_uid
+    if record.bits_allocated < 8 or record.frames == 0:
         # Frames of single bits do not begin at bytes (PS3.5 section 8.1.1).
         return False
-    syntax = record.transfer_syntax_uid
+    if record.pixel_offset_bytes < 0 and syntax not in dicom.DEFLATED:
+        return False
     return syntax in _LOSSY or syntax in _LOSSLESS or syntax in dicom.NATIVE
 
 
@@ -156,11 +158,12 @@ def from_dataset(record: InstanceRecord, data: bytes, number: int) -> Picture:
         UnsupportedPixels: pydicom cannot read its pixels.
     """
     try:
-        arrays = list(iter_pixels(io.BytesIO(data), indices=[number - 1], raw=True))
+        dataset = pydicom.dcmread(io.BytesIO(data), force=True)
+        array = pixel_array(dataset, index=number - 1, raw=True)
     except (InvalidDicomError, AttributeError, ValueError, NotImplementedError) as exc:
         raise UnsupportedPixels(f"pixels cannot be read: {exc}") from exc
     photometric = "YBR_FULL" if record.photometric in _YBR else record.photometric
-    return _picture(record, arrays[0], photometric)
+    return _picture(record, array, photometric)
 
 
 def read_header(data: bytes) -> pydicom.Dataset:
