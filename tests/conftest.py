@@ -1,1 +1,49 @@
-"""Puts this folder on the import path, so that tests of every tier share the fakes beside it."""
+"""Fixtures of all tiers. Puts this folder on the import path, so that tests share the fakes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHARED_DATA = ROOT.parent / "shared" / "data"
+"""Real DICOM beside the project, where it is there; never copied into it."""
+
+_INSTALL = {
+    "storescu": "the Debian package dcmtk",
+    "echoscu": "the Debian package dcmtk",
+    "dcmdump": "the Debian package dcmtk",
+    "wrk": "the Debian package wrk",
+}
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real DICOM data; skips where there is none."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("no ../shared/data beside the project")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def peer() -> Callable[[str], str]:
+    """Return the path of a program that tests talk to.
+
+    On a laptop a missing one skips the test with the reason; where CI is set it fails, so that
+    nothing is left out silently.
+    """
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            reason = f"{name} is not installed ({_INSTALL.get(name, 'see docs')})"
+            if os.environ.get("CI"):
+                pytest.fail(reason)
+            pytest.skip(reason)
+        return path
+
+    return find

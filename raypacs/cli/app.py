@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from raypacs.cli import demo, nodes, settings, studies, submit, upload
+from raypacs.cli import demo, ingest, nodes, settings, studies, submit
 from raypacs.cli.outcome import guarded
 from raypacs.cli.session import Session
 
@@ -47,7 +47,7 @@ app.command()(demo.demo)
 app.command()(nodes.up)
 app.command()(nodes.down)
 app.command()(nodes.status)
-app.command()(upload.ingest)
+app.command()(ingest.ingest)
 app.command(name="studies")(studies.list_studies)
 app.command()(studies.show)
 app.command()(studies.get)

@@ -25,16 +25,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from raypacs import node_file
-from raypacs.cli import cstore, node_process, waiting
-from raypacs.cli import ingest as uploading
-from raypacs.cli.ingest import Summary
+from raypacs.cli import cstore, node_process
+from raypacs.cli.ingest import summary_table, upload_progress
 from raypacs.cli.session import Exit, Json, Session, amount, columns, session_of
 from raypacs.cli.studies import counted, prepare_progress
-from raypacs.cli.upload import summary_table, upload_progress
 from raypacs.client import Client
 from raypacs.config import Bootstrap, load_bootstrap
 from raypacs.errors import NotFound
 from raypacs.node_file import NodeFile
+from raypacs.sender import upload as uploading
+from raypacs.sender import waiting
+from raypacs.sender.upload import Summary
 from raypacs.synthetic import generate_ct_series
 
 DATA_DIR = Path("raypacs-data/demo")
@@ -183,7 +184,7 @@ def _ingest(
         )
     by_http = [path for path in samples if path not in set(some)]
     with upload_progress(console) as progress:
-        summary = uploading.ingest(client, [*by_http, *paths[1:]], source="DEMO", progress=progress)
+        summary = uploading.upload(client, [*by_http, *paths[1:]], source="DEMO", progress=progress)
     return statuses, summary
 
 

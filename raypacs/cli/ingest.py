@@ -12,11 +12,11 @@ from rich import progress as bars
 from rich.console import Console
 from rich.table import Table
 
-from raypacs.cli import ingest as uploading
-from raypacs.cli.ingest import FAILED, Progress, Summary
 from raypacs.cli.session import Exit, Json, amount, columns, session_of
 from raypacs.errors import NotFound
 from raypacs.records import Outcome
+from raypacs.sender import upload as uploading
+from raypacs.sender.upload import FAILED, Progress, Summary
 
 SOURCE = "CLI"
 
@@ -38,7 +38,7 @@ def ingest(
         session.client(connections=2 * uploading.UPLOADS) as client,
         upload_progress(session.stderr) as progress,
     ):
-        summary = uploading.ingest(client, paths, source=source, progress=progress)
+        summary = uploading.upload(client, paths, source=source, progress=progress)
     session.emit(summary.as_json(), summary_table(summary))
     if summary.partly:
         raise typer.Exit(Exit.PARTLY)
@@ -76,7 +76,7 @@ def summary_table(summary: Summary) -> Table:
     """Return what became of the files, with reasons and examples, for people."""
     rate = summary.sent_bytes / summary.seconds if summary.seconds else 0
     title = (
-        f"{summary.taken} objects of {len(summary.study_uids)} changed studies, "
+        f"{summary.taken} objects of {len(summary.study_uids)} studies, "
         f"{amount(summary.sent_bytes)} in {summary.seconds:.1f} s ({amount(rate)}/s)"
     )
     table = columns(title, "outcome", "files", "why", numbers=frozenset({"files"}))

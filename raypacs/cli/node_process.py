@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from raypacs import node_file
+from raypacs.cluster.environment import ray_environment
 from raypacs.config import Bootstrap
 from raypacs.errors import AlreadyExists, NodeNotRunning, RaypacsError
 from raypacs.node_file import NodeFile
@@ -35,7 +36,7 @@ def environment(bootstrap: Bootstrap) -> dict[str, str]:
     Without cached bytecode Ray's start takes twice as long: where the user does not want
     ``__pycache__`` beside the sources, it goes below the data folder.
     """
-    env = dict(os.environ)
+    env = {**os.environ, **ray_environment(bootstrap)}
     env[BOOTSTRAP_VARIABLE] = bootstrap.model_dump_json()
     if env.pop("PYTHONDONTWRITEBYTECODE", ""):
         env.setdefault("PYTHONPYCACHEPREFIX", str(bootstrap.data_dir.absolute() / "pycache"))

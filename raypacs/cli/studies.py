@@ -19,12 +19,12 @@ from rich.markup import escape
 from rich.prompt import Confirm
 
 from raypacs import layout
-from raypacs.cli import waiting
 from raypacs.cli.session import Exit, Json, Session, amount, columns, session_of
-from raypacs.cli.waiting import Prepared
 from raypacs.client import Client
 from raypacs.dicom import split_part10
 from raypacs.errors import ConfigError, RaypacsError
+from raypacs.sender import waiting
+from raypacs.sender.waiting import Prepared
 
 _DOWNLOADS = 4
 

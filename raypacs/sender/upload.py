@@ -15,17 +15,18 @@ from typing import Any
 
 import httpx
 
-from raypacs.cli import sources
-from raypacs.cli.sources import Candidate, Skipped
 from raypacs.client import Client
 from raypacs.errors import MasterUnavailable, NodeNotRunning, RaypacsError
 from raypacs.records import Outcome
+from raypacs.sender import sources
+from raypacs.sender.sources import Candidate, Skipped
 
 UPLOADS = 4
 """Requests at a time: enough to hide the node's fsync, few enough to leave it its cores."""
 
 SKIPPED, FAILED = "skipped", "failed"
 _TROUBLE = frozenset({Outcome.CONFLICT, Outcome.QUARANTINED, Outcome.REFUSED, FAILED})
+_TAKEN = frozenset({Outcome.STORED, Outcome.KNOWN})
 _UID = re.compile(r"\b\d+(?:\.\d+){2,}\b")
 _EXAMPLES = 5
 _REGISTERING_S = 0.3
@@ -57,7 +58,7 @@ class Summary:
     def add(self, name: str, outcome: str, reason: str) -> None:
         """Count one file."""
         self.counts[outcome] += 1
-        if outcome in (Outcome.STORED, Outcome.KNOWN):
+        if outcome in _TAKEN:
             return
         # One line for each kind of reason, not for each object: UIDs are left out.
         key = (outcome, _UID.sub("...", reason))
@@ -95,7 +96,7 @@ class Progress:
     advance: Callable[[int, int], None]
 
 
-def ingest(client: Client, paths: Iterable[Path], *, source: str, progress: Progress) -> Summary:
+def upload(client: Client, paths: Iterable[Path], *, source: str, progress: Progress) -> Summary:
     """Send every DICOM file under ``paths`` and hint that the touched studies are complete.
 
     At most ``2 * UPLOADS`` files are in flight, each streamed block by block.
@@ -142,7 +143,7 @@ def _collect(
         candidate = running.pop(future)
         told = future.result()
         summary.add(candidate.name, told["outcome"], told.get("reason", ""))
-        if told["outcome"] == Outcome.STORED and told.get("study_uid"):
+        if told["outcome"] in _TAKEN and told.get("study_uid"):
             summary.study_uids.add(told["study_uid"])
         summary.sent_bytes += candidate.size_bytes
         progress.advance(1, candidate.size_bytes)

@@ -12,6 +12,7 @@ from raypacs.errors import MasterUnavailable, RaypacsError
 
 POLL_S = 0.5
 FAILED = "failed"
+_SETTLED_POLLS = 10
 
 
 @dataclass(frozen=True)
@@ -44,22 +45,12 @@ def look(client: Client, study_uids: Collection[str] | None = None) -> Prepared:
     Raises:
         NotFound: one of the studies is not there.
     """
-    if study_uids is None:
-        told = client.status()
-        counts = told["instances"]
-        names = _failed_items(client) if told["studies"].get(FAILED) else {}
-        return Prepared(counts["received"], counts["prepared"], tuple(names), _reasons(names))
-    rows = [client.study(uid)["study"] for uid in study_uids]
-    names = {}
-    for uid, row in zip(study_uids, rows, strict=True):
-        if row.get("state") == FAILED:
-            names |= _failed_items(client, study_uid=uid) or {uid: ""}
-    return Prepared(
-        sum(int(row["instance_count"]) for row in rows),
-        sum(int(row["prepared_count"]) for row in rows),
-        tuple(names),
-        _reasons(names),
-    )
+    if study_uids is not None:
+        return _sum([_study(client, uid) for uid in study_uids])
+    told = client.status()
+    counts = told["instances"]
+    failed = _failed_items(client) if told["studies"].get(FAILED) else {}
+    return Prepared(counts["received"], counts["prepared"], tuple(failed), _reasons(failed))
 
 
 def until_prepared(
@@ -76,24 +67,61 @@ def until_prepared(
         NotFound: one of the studies is not there.
     """
     deadline = time.monotonic() + timeout_s
+    watch = _Watch(client, study_uids)
     last, quiet_since = -1, time.monotonic()
+    state = None
     while True:
         try:
-            state = look(client, study_uids)
+            state = watch.look()
         except MasterUnavailable:
-            state = None
+            pass  # it restarts by itself; the deadline holds
         now = time.monotonic()
         if state is not None:
             shown(state)
             if state.prepared != last:
                 last, quiet_since = state.prepared, now
             # A failed study leaves objects behind for good; wait for the others to settle.
-            if state.done or (state.failed and now - quiet_since > 10 * POLL_S):
+            if state.done or (state.failed and now - quiet_since > _SETTLED_POLLS * POLL_S):
                 return state
         if now > deadline:
             left = f"{state.prepared} of {state.objects}" if state else "not all"
             raise RaypacsError(f"not prepared after {timeout_s:.0f} s ({left} objects are)")
         time.sleep(POLL_S)
+
+
+class _Watch:
+    """Looks again and again, but not again at studies that were done."""
+
+    def __init__(self, client: Client, study_uids: Collection[str] | None) -> None:
+        self._client = client
+        self._open = None if study_uids is None else sorted(study_uids)
+        self._done: list[Prepared] = []
+
+    def look(self) -> Prepared:
+        if self._open is None:
+            return look(self._client)
+        states = {uid: _study(self._client, uid) for uid in self._open}
+        self._open = [uid for uid, state in states.items() if not state.done]
+        self._done += [state for state in states.values() if state.done]
+        return _sum([*self._done, *(states[uid] for uid in self._open)])
+
+
+def _study(client: Client, study_uid: str) -> Prepared:
+    row = client.study(study_uid)["study"]
+    failed: dict[str, str] = {}
+    if row.get("state") == FAILED:
+        failed = _failed_items(client, study_uid=study_uid) or {study_uid: ""}
+    objects, prepared = int(row["instance_count"]), int(row["prepared_count"])
+    return Prepared(objects, prepared, tuple(failed), _reasons(failed))
+
+
+def _sum(states: list[Prepared]) -> Prepared:
+    return Prepared(
+        sum(state.objects for state in states),
+        sum(state.prepared for state in states),
+        tuple(uid for state in states for uid in state.failed),
+        tuple(sorted({reason for state in states for reason in state.reasons})),
+    )
 
 
 def _failed_items(client: Client, **filters: str) -> dict[str, str]:

@@ -16,9 +16,9 @@ from fake_node import FakeNode, serve
 from pydicom.data import get_testdata_file
 
 from raypacs.cli import app as cli
-from raypacs.cli import ingest as uploading
-from raypacs.cli import waiting
 from raypacs.cli.app import hoisted, main
+from raypacs.sender import upload as uploading
+from raypacs.sender import waiting
 from raypacs.synthetic import generate_ct_series
 
 
@@ -145,7 +145,7 @@ def test_ingest_uploads_several_at_a_time_but_not_many(
 def test_ingest_asks_again_while_the_master_is_away(
     run: Run, node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raypacs.cli.ingest._RETRY_S", 0.01)
+    monkeypatch.setattr("raypacs.sender.upload._RETRY_S", 0.01)
     node.away = 2
     ran = run("ingest", str(get_testdata_file("CT_small.dcm")), "--json")
     assert (ran.code, ran.json["counts"]["stored"]) == (0, 1)
@@ -154,7 +154,7 @@ def test_ingest_asks_again_while_the_master_is_away(
 def test_an_object_that_breaks_the_connection_does_not_stop_the_others(
     run: Run, node: FakeNode, series: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raypacs.cli.ingest._RETRY_S", 0.001)
+    monkeypatch.setattr("raypacs.sender.upload._RETRY_S", 0.001)
     node.breaks_at = (series / "CT00003.dcm").read_bytes()
     ran = run("ingest", series, "--json")
     assert ran.code == 5

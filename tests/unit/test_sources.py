@@ -9,8 +9,8 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
-from raypacs.cli import sources
-from raypacs.cli.sources import Candidate, Skipped
+from raypacs.sender import sources
+from raypacs.sender.sources import Candidate, Skipped
 
 
 @pytest.fixture
