@@ -32,7 +32,8 @@ class TierSet:
     def __init__(self, opener: Callable[[TierSettings], Tier]) -> None:
         self._opener = opener
         self._tiers: dict[str, Tier | None] = {}  # None: unreachable at the last look
-        self._marked: set[str] = set()
+        self._unchecked: set[str] = set()  # names opened since the last mark()
+        self._marked: set[str] = set()  # URLs that carry our marker
 
     def open(self, wanted: Iterable[TierSettings]) -> None:
         """Open tiers that are new, changed or were unreachable; forget those not wanted."""
@@ -40,7 +41,7 @@ class TierSet:
         for settings in wanted:
             tier = self._tiers.get(settings.name)
             if tier is None or tier.settings != settings:
-                self._marked.discard(settings.name)
+                self._unchecked.add(settings.name)
                 try:
                     tier = self._opener(settings)
                 except (TierUnavailable, ConfigError) as exc:
@@ -70,14 +71,19 @@ class TierSet:
             StaleEpoch: a tier was used by this or a later epoch (of another, restored index).
         """
         for tier in self.reachable():
-            if tier.name in self._marked:
+            if tier.name not in self._unchecked:
                 continue
             try:
-                _leave_marker(tier, epoch)
+                newest = _newest_marker(tier)
+                if newest > epoch or (newest == epoch and tier.settings.url not in self._marked):
+                    raise _used(tier, newest, epoch)
+                if newest < epoch:
+                    _leave_marker(tier, epoch)
             except TierUnavailable as exc:
                 self._lose(tier, exc)
             else:
-                self._marked.add(tier.name)
+                self._marked.add(tier.settings.url)
+                self._unchecked.discard(tier.name)
 
     def seen(self, used_bytes: Mapping[str, int]) -> list[TierSeen]:
         """See every tier: its capacity as set, or what the ledger has used plus what is free."""
@@ -102,9 +108,6 @@ def _newest_marker(tier: Tier) -> int:
 
 
 def _leave_marker(tier: Tier, epoch: int) -> None:
-    newest = _newest_marker(tier)
-    if newest >= epoch:
-        raise _used(tier, newest, epoch)
     if tier.settings.read_only:
         return
     try:
