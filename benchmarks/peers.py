@@ -23,16 +23,19 @@ How to ask Orthanc 1.12.7 (DICOMweb plugin 1.20) for frames, tried on a 512 x 51
   because a user may pick that instead.
 - `/bulk/7fe00010` answers without length and closes the connection: not for wrk.
 
-Beware of the machine: run the peer and raypacs in turns, never at once.
+Beware of the machine: run the peer and raypacs in turns, never at once, and let raypacs write below
+:func:`scratch`, on the same file system.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +59,19 @@ class Peer:
     description: str
     version: Callable[[], str]
     install: Callable[[], None]
+
+
+@contextlib.contextmanager
+def scratch(prefix: str) -> Iterator[Path]:
+    """Give a new folder on the file system that Orthanc's storage is on; remove it after.
+
+    The system's temporary folder may be memory, where durable writes cost nothing: a raypacs
+    that wrote there would not be measured beside a peer on a disk.
+    """
+    base = PEERS_DIR / "scratch"
+    base.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{prefix}-", dir=base) as folder:
+        yield Path(folder)
 
 
 def require(name: str) -> str:
@@ -116,6 +132,8 @@ def _install_orthanc() -> None:
     _inside(["apt-get", "clean"])
 
 
+_DEBIAN_KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_DEBOOTSTRAP = ("debootstrap", "debian-archive-keyring")
 _ORTHANC_PACKAGES = ("orthanc", "orthanc-dicomweb")
 
 
@@ -125,9 +143,9 @@ def _debootstrap() -> None:
     done = PEERS_DIR / _DONE
     if not (done.exists() and (TRIXIE / "usr/bin/apt-get").exists()):
         mirror = _mirror()
-        if shutil.which("debootstrap") is None:
+        if shutil.which("debootstrap") is None or not _DEBIAN_KEYS.exists():
             _call(["apt-get", "update"])
-            _call(["apt-get", "install", "--yes", "--no-install-recommends", "debootstrap"])
+            _call(["apt-get", "install", "--yes", "--no-install-recommends", *_DEBOOTSTRAP])
         PEERS_DIR.mkdir(exist_ok=True)
         if TRIXIE.exists():
             shutil.rmtree(TRIXIE)  # nothing is ever mounted in there

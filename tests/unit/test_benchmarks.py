@@ -184,3 +184,54 @@ def test_table_shows_a_missed_target() -> None:
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(runner.table([Figure("a.b", 1.0, "MB/s", target="ratio >= 2", holds=False)]))
     assert "NO" in console.export_text()
+
+
+def test_the_mirror_is_that_of_apt_and_not_the_security_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAYPACS_DEBIAN_MIRROR", raising=False)
+    listed = (
+        "https://mirror.test/security Debian\n"
+        "https://tools.test/ Vendor\n"
+        "https://mirror.test/debian/ Debian\n"
+    )
+    monkeypatch.setattr(peers, "_call", lambda command: listed)
+    assert peers._mirror() == "https://mirror.test/debian/"
+    monkeypatch.setattr(peers, "_call", lambda command: "")
+    with pytest.raises(peers.InstallFailed, match="RAYPACS_DEBIAN_MIRROR"):
+        peers._mirror()
+    monkeypatch.setenv("RAYPACS_DEBIAN_MIRROR", "https://given.test/")
+    assert peers._mirror() == "https://given.test/"
+
+
+def test_install_does_nothing_where_the_peer_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never() -> None:
+        raise AssertionError("installed again")
+
+    monkeypatch.setitem(peers.PEERS, "there", peers.Peer("there", "", lambda: "1.0", never))
+    assert peers.install("there") == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("status", "version"),
+    [("install ok installed", "1.12.7"), ("install ok half-configured", ""), ("gone", "")],
+)
+def test_orthanc_counts_as_installed_only_when_dpkg_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, version: str
+) -> None:
+    monkeypatch.setattr(peers, "TRIXIE", tmp_path)
+    plugins = tmp_path / "usr/share/orthanc/plugins"
+    plugins.mkdir(parents=True)
+    (plugins / "libOrthancDicomWeb.so").symlink_to("libOrthancDicomWeb.so.1.20")
+    (tmp_path / "var/lib/dpkg").mkdir(parents=True)
+    (tmp_path / "var/lib/dpkg/status").write_text(
+        f"Package: orthanc\nStatus: {status}\nPriority: optional\nVersion: 1.12.7+dfsg-4\n\n"
+    )
+    assert peers.PEERS["orthanc"].version() == version
+
+
+def test_scratch_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "PEERS_DIR", tmp_path / ".peers")
+    with peers.scratch("x") as folder:
+        (folder / "a").write_bytes(b"1")
+    assert not folder.exists()
