@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -20,7 +21,7 @@ from typing import Any
 from raypacs import logs
 from raypacs.config import Bootstrap, Settings, parse
 from raypacs.dimse.server import DicomSpec, serve_dicom
-from raypacs.errors import NotFound
+from raypacs.errors import MasterUnavailable, NotFound
 from raypacs.index.reader import IndexReader
 from raypacs.layout import new_token
 from raypacs.link import Caller
@@ -31,6 +32,7 @@ from raypacs.web.services import Services
 
 _log = logging.getLogger("raypacs.edges")
 REGISTER_TIMEOUT_S = 60.0
+STATUS_TIMEOUT_S = 2.0
 ROLES = ("image", "web", "library")
 Call = Callable[..., Any]
 
@@ -160,7 +162,7 @@ def _gateway(edge: _Edge) -> None:
 
 def services(edge: _Edge) -> Services:
     """Fill in what the web edge may call: reads from the index, writes through the link."""
-    reader, call = edge.reader, edge.call
+    reader, call, bootstrap = edge.reader, edge.call, edge.spec.bootstrap
     tiers = {tier.name: tier for role in ROLES for tier in open_tiers(edge.spec.settings, role)}
 
     def tier(name: str) -> Tier:
@@ -168,27 +170,45 @@ def services(edge: _Edge) -> Services:
             raise NotFound(f"no tier {name!r} on this node")
         return tiers[name]
 
+    def study(study_uid: str) -> dict[str, Any] | None:
+        try:
+            return reader.study(study_uid)
+        except NotFound:
+            return None
+
     return Services(
         search_studies=reader.search_studies,
         search_series=reader.search_series,
         search_instances=reader.search_instances,
-        study=reader.study,
+        study=study,
         instances=reader.instances,
         series_instances=reader.instances,
         locate_instance=reader.locate_instance,
         locate=reader.locate,
         tier=tier,
         intake=edge.intake,
-        status=lambda: call("status"),
+        status=lambda: _status(edge),
         delete_study=lambda uid: call("delete_study", uid),
         hint_complete=edge.hint,
         settings=reader.settings,
         apply_settings=lambda values, who: call(
             "apply_settings", parse(Settings, values, "settings"), who
         ),
-        queue=lambda limit, filters: reader.queue(limit, filters),
+        queue=lambda limit, filters: reader.queue(filters, limit=limit),
         touched=lambda uids: edge.link.cast("touched", uids),
+        node={"name": bootstrap.name, "host": bootstrap.host, "http_port": edge.spec.port},
     )
+
+
+def _status(edge: _Edge) -> dict[str, Any]:
+    """Return the cluster's state; from the index alone while the master is away."""
+    try:
+        told = dict(edge.link.call("status", timeout_s=STATUS_TIMEOUT_S))
+    except MasterUnavailable:
+        told = {**edge.reader.status(time.time()), "master": {"pid": None}}
+    name = edge.spec.bootstrap.name
+    node = next((node for node in told["nodes"] if node["name"] == name), {"name": name})
+    return {**told, "node": node}
 
 
 ENTRIES: dict[str, Callable[[_Edge], None]] = {"listener": _listener, "gateway": _gateway}

@@ -109,11 +109,11 @@ def _whereabouts(details: dict[str, Any]) -> str:
 
 
 def _show_status(session: Session, told: dict[str, Any]) -> None:
-    node = told.get("node") or {}
+    node = told.get("node") or (told.get("nodes") or [{}])[0]
     session.stdout.print(
         f"[bold]raypacs {told.get('version', '')}[/] at {told['url']}, "
         f"node {node.get('name', '?')}, DICOM port {node.get('dicom_port', '-')}, "
-        f"epoch {told.get('epoch', '-')}"
+        f"epoch {told.get('epoch', '-')}, master pid {master.get('pid') or 'away'}"
     )
     studies, instances = told.get("studies") or {}, told.get("instances") or {}
     session.stdout.print(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -70,25 +69,8 @@ def _shut_ray_down() -> None:
     psutil.wait_procs(alive, timeout=GONE_S)
 
 
-def token_path(bootstrap: Bootstrap) -> str:
-    """Return the path of Ray's token file, made readable by its owner only (RAY.md 11)."""
-    path = bootstrap.run_dir / "ray-token"
-    if not path.exists():
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(descriptor, "w") as handle:
-            handle.write(secrets.token_hex(32))
-    return str(path)
-
-
 def _start_ray(bootstrap: Bootstrap) -> str:
     """Start Ray on this machine; return the dashboard's host and port, '' without one."""
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN_PATH"] = token_path(bootstrap)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Without byte code files Ray's start takes twice as long (RAY.md, more figures).
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    os.environ.setdefault("PYTHONPYCACHEPREFIX", str(bootstrap.data_dir.absolute() / "pycache"))
     context = ray.init(
         num_cpus=bootstrap.cores or os.cpu_count() or 1,
         object_store_memory=bootstrap.object_store_bytes,
