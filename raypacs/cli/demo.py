@@ -202,9 +202,9 @@ def describe(row: dict[str, Any]) -> dict[str, Any]:
     seconds = float(row.get("prepare_seconds") or 0)
     transcoded, proven = int(row.get("transcoded_count") or 0), int(row.get("proven_count") or 0)
     return {
-        "study_uid": row.get("StudyInstanceUID", ""),
-        "patient": row.get("PatientName", ""),
-        "modality": row.get("ModalitiesInStudy", ""),
+        "study_uid": row.get("study_uid", ""),
+        "patient": (row.get("attributes") or {}).get("PatientName", ""),
+        "modality": ",".join(row.get("modalities") or ()),
         "objects": int(row.get("instance_count") or 0),
         "bytes_in": int(row.get("size_bytes") or 0),
         "bytes_prepared": prepared,
@@ -225,9 +225,9 @@ def table(rows: list[dict[str, Any]]) -> Table:
     largest = sorted(rows, key=lambda row: -row["bytes_in"])
     for row in largest[:_ROWS]:
         shown.add_row(
-            _short(row["study_uid"]),
+            row["study_uid"],
             escape(str(row["patient"])),
-            str(row["modality"]).replace("\\", ","),
+            row["modality"],
             str(row["objects"]),
             amount(row["bytes_in"]),
             amount(row["bytes_prepared"]),
@@ -248,10 +248,6 @@ def table(rows: list[dict[str, Any]]) -> Table:
         f"{sum(row['lossless_proven'] for row in rows)}/{sum(row['transcoded'] for row in rows)}",
     )
     return shown
-
-
-def _short(uid: str) -> str:
-    return uid if len(uid) <= 24 else f"{uid[:10]}...{uid[-11:]}"
 
 
 def urls(details: dict[str, Any]) -> dict[str, str]:

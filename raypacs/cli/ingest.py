@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich import progress as bars
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from raypacs.cli.session import Exit, Json, amount, columns, session_of
@@ -84,7 +85,13 @@ def summary_table(summary: Summary) -> Table:
     table.add_row("already known", str(summary.counts[Outcome.KNOWN]), "")
     for (outcome, reason), count in summary.reasons.most_common():
         examples = summary.examples[outcome, reason]
-        more = " ..." if count > len(examples) else ""
+        names = [escape(_short(name)) for name in examples]
+        names += ["..."] if count > len(examples) else []
         shown = outcome if outcome != FAILED else "not sent"
-        table.add_row(shown, str(count), f"{reason}\n  " + "\n  ".join(examples) + more)
+        table.add_row(shown, str(count), escape(reason) + "".join(f"\n  {name}" for name in names))
     return table
+
+
+def _short(name: str) -> str:
+    """Leave out the middle of a long path; the end tells files apart."""
+    return name if len(name) <= 60 else f"{name[:10]}...{name[-47:]}"

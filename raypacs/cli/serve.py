@@ -24,7 +24,8 @@ from raypacs.cluster import node
 from raypacs.config import Bootstrap, parse
 from raypacs.errors import ConfigError
 
-log = logging.getLogger(__name__)
+# By name, because this module runs as __main__.
+log = logging.getLogger("raypacs.cli.serve")
 
 
 def main(options: list[str]) -> int:

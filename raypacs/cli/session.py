@@ -7,6 +7,7 @@ for people (tables, progress) goes to standard error then. Exit codes are in doc
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -46,7 +47,7 @@ class Session:
     url: str = ""
     json: bool = False
     debug: bool = False
-    stdout: Console = field(default_factory=Console)
+    stdout: Console = field(default_factory=lambda: Console(width=_width()))
     stderr: Console = field(default_factory=lambda: Console(stderr=True))
 
     @property
@@ -97,12 +98,19 @@ def session_of(context: typer.Context, as_json: bool = False) -> Session:
     return session
 
 
+def _width() -> int | None:
+    # Into a pipe or a file, tables are not cut to the 80 columns of a terminal that is not there.
+    return None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
+
+
 def columns(title: str, *names: str, numbers: frozenset[str] = frozenset()) -> Table:
     """Return an empty table; columns in ``numbers`` are right-aligned."""
     table = Table(title=title, title_justify="left", header_style="bold", show_edge=False)
     for name in names:
         justify = "right" if name in numbers else "left"
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        # UIDs are copied from the screen: they stay in one piece.
+        whole = name in ("study", "series")
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=whole)  # type: ignore[arg-type]
     return table
 
 

@@ -94,11 +94,9 @@ def show(context: typer.Context, study: StudyArgument, as_json: Json = False) ->
 
 
 def _show_study(session: Session, told: dict[str, Any]) -> None:
-    row = told["study"]
-    for name, value in row.items():
-        if value not in ("", None, [], {}):
-            shown = _moment(value) if name.endswith("_s") else str(value)
-            session.stdout.print(f"{name:32} {escape(shown)}", highlight=False)
+    for name, value in facts(told["study"]).items():
+        shown = _moment(value) if name.endswith("_s") else str(value)
+        session.stdout.print(f"{name:32} {escape(shown)}", highlight=False)
     table = columns(
         "series", "series", "modality", "objects", "frames", "bytes", "prepared", "why copied",
         numbers=frozenset({"objects", "frames", "bytes"}),
@@ -117,12 +115,27 @@ def _show_study(session: Session, told: dict[str, Any]) -> None:
             escape(", ".join(reasons)),
         )
     session.stdout.print(table)
+    for each in told["study"].get("story") or []:
+        detail = ", ".join(f"{key} {value}" for key, value in (each.get("detail") or {}).items())
+        session.stdout.print(
+            f"{_moment(each['at_s'])}  {each['event']}  {escape(detail)}", highlight=False
+        )
     for each in told.get("conflicts") or []:
         session.stdout.print(
             f"kept aside ({each['outcome']}): {each['sop_instance_uid']} "
             f"from {escape(str(each['source']))}: {escape(str(each['reason']))}",
             highlight=False,
         )
+
+
+def facts(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the plain values of a study row, its DICOM attributes first, without empty ones."""
+    flat = {**(row.get("attributes") or {}), **row}
+    return {
+        name: value
+        for name, value in flat.items()
+        if value not in ("", None) and not isinstance(value, dict | list)
+    }
 
 
 def get(
@@ -201,7 +214,7 @@ def delete(
     """Delete a study from every cache. Asks first."""
     session = session_of(context, as_json)
     with session.client() as client:
-        row = client.study(study)["study"]
+        row = facts(client.study(study)["study"])
         what = f"{row.get('PatientName', '')} {row.get('StudyDate', '')} ({study})"
         objects = row.get("NumberOfStudyRelatedInstances") or row.get("instance_count", "?")
         if not yes and not Confirm.ask(

@@ -18,7 +18,7 @@ from pydicom.errors import InvalidDicomError
 _BLOCK_BYTES = 256 * 1024
 _PREAMBLE_BYTES = 132
 _ZIP_MAGIC = b"PK\x03\x04"
-_DATA_SET_GROUPS = (b"\x02\x00", b"\x08\x00")
+_LITTLE, _BIG = (b"\x02\x00", b"\x08\x00"), (b"\x00\x02", b"\x00\x08")
 
 NOT_DICOM = "not DICOM"
 NO_FILE_META = "DICOM data set without preamble and file meta (PS3.10 section 7.1)"
@@ -117,8 +117,10 @@ def _file(path: Path) -> Iterator[Candidate | Skipped]:
 def _skipped(name: str, head: bytes) -> Skipped | None:
     if head[128:132] == b"DICM":
         return None
-    # Group 0002 or 0008 in little endian and a plausible element or VR behind it.
-    if head[:2] in _DATA_SET_GROUPS and (head[3:4] == b"\0" or head[4:6].isalpha()):
+    # Group 0002 or 0008 and behind it a VR or, in implicit VR, a small element number and length.
+    implicit = head[:2] in _LITTLE and head[3:4] == b"\0" and head[6:8] == b"\0\0"
+    explicit = head[:2] in _LITTLE + _BIG and head[4:6].isalpha() and head[4:6].isupper()
+    if len(head) > 8 and (implicit or explicit):
         return Skipped(name, NO_FILE_META, looks_dicom=True)
     return Skipped(name, NOT_DICOM)
 
