@@ -173,6 +173,8 @@ def _ingest(
     console: Console, client: Client, node: NodeFile, paths: list[Path]
 ) -> tuple[Counter[str], Summary]:
     samples = sorted(path for path in SAMPLES.rglob("*") if path.is_file())
+    # Named alone a DICOMDIR stands for its files, which are sent anyway.
+    samples = [path for path in samples if path.name != "DICOMDIR"]
     some = [path for path in samples if cstore.sendable(path)][:_BY_C_STORE]
     with counted(console, "C-STORE", len(some)) as advance:
         statuses = cstore.send(

@@ -109,6 +109,7 @@ def _whereabouts(details: dict[str, Any]) -> str:
 
 
 def _show_status(session: Session, told: dict[str, Any]) -> None:
+    master = told.get("master") or {}
     node = told.get("node") or (told.get("nodes") or [{}])[0]
     session.stdout.print(
         f"[bold]raypacs {told.get('version', '')}[/] at {told['url']}, "
