@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from nodes import demo, node  # noqa: F401 - session fixtures of every tier
+
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 """Real DICOM beside the project, where it is there; never copied into it."""

@@ -6,8 +6,6 @@ The node is a process of its own, started as a user would (`raypacs up`), on fre
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import time
@@ -20,19 +18,8 @@ import httpx
 import pytest
 
 PROJECT = Path(__file__).parents[1]
-SHARED = PROJECT.parent / "shared" / "data"
 START_S = 240
-
-
-def need_peer(program: str, package: str) -> str:
-    """Return the path of a peer's program; missing: skip on a laptop, fail in CI."""
-    found = shutil.which(program)
-    if found:
-        return found
-    reason = f"{program} is missing: install Debian's {package} (scripts/test does)"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+RAYPACS = (sys.executable, "-c", "from raypacs.cli import main; main()")
 
 
 @dataclass
@@ -67,7 +54,7 @@ def cli(
 ) -> subprocess.CompletedProcess[str]:
     """Run `raypacs` as a user would; its output in the error when it fails."""
     done = subprocess.run(
-        [sys.executable, "-m", "raypacs.cli", "--config", str(config), *arguments],
+        [*RAYPACS, "--config", str(config), *arguments],
         capture_output=True,
         text=True,
         timeout=timeout_s,
@@ -100,7 +87,7 @@ def start(config: Path, data_dir: Path) -> Node:
     """Start a node as a child and wait until it serves."""
     log = (config.parent / "up.out").open("wb")
     process = subprocess.Popen(
-        [sys.executable, "-m", "raypacs.cli", "--config", str(config), "up"],
+        [*RAYPACS, "--config", str(config), "up"],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -124,14 +111,6 @@ def stop(node: Node) -> int:
     """Stop a node as `raypacs down` does; return its exit code."""
     node.process.terminate()
     return node.process.wait(90)
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Real studies, where they are; the suite passes without them."""
-    if not SHARED.is_dir():
-        pytest.skip("../shared/data is not here")
-    return SHARED
 
 
 @dataclass

@@ -1,0 +1,233 @@
+"""A real node under kill -9: the master, a worker, a listener. Nothing answered is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from nodes import Node, start, stop, write_config
+from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE
+
+from raypacs.client import Client
+from raypacs.config import load_bootstrap
+from raypacs.index.reader import IndexReader
+from raypacs.storage.pack import Pack
+from raypacs.storage.tier import open_tier
+from raypacs.synthetic import CtSeries, ct_instances
+
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+WAIT_S = 180
+
+
+@pytest.fixture(scope="module")
+def crash_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node that is treated badly; its own Ray, so that others keep theirs."""
+    folder = tmp_path_factory.mktemp("crash")
+    config = write_config(folder, dashboard=False, listener_processes=2)
+    running = start(config, folder / "data")
+    yield running
+    assert stop(running) == 0
+
+
+def studies(count: int, slices: int, first_seed: int, size: int = 256) -> list[list[Dataset]]:
+    """Generate small CT studies, each with its own UIDs."""
+    base = CtSeries(slices=slices, rows=size, columns=size)
+    return [list(ct_instances(replace(base, seed=first_seed + number))) for number in range(count)]
+
+
+def write(folder: Path, datasets: list[list[Dataset]]) -> list[Path]:
+    """Write data sets as Part 10 files."""
+    paths = []
+    for dataset in (one for study in datasets for one in study):
+        path = folder / f"{dataset.SOPInstanceUID}.dcm"
+        dataset.save_as(path, enforce_file_format=True)
+        paths.append(path)
+    return paths
+
+
+def upload(client: Client, paths: list[Path]) -> None:
+    """Ingest files without saying that their studies are complete."""
+    for path in paths:
+        data = path.read_bytes()
+        assert client.ingest(data, size_bytes=len(data), source="TEST")["outcome"] == "stored"
+
+
+def wait_for(condition, what: str, timeout_s: float = WAIT_S):
+    """Return the first true value of ``condition``."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.05)
+    pytest.fail(f"waited {timeout_s} s for {what}")
+
+
+def children(node: Node, *words: str) -> list[psutil.Process]:
+    """Processes of the node whose command line has all ``words``."""
+    found = []
+    for process in psutil.Process(node.process.pid).children(recursive=True):
+        try:
+            line = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if all(word in line for word in words):
+            found.append(process)
+    return found
+
+
+def master_pid(node: Node) -> int:
+    return wait_for(lambda: node.status()["master"]["pid"], "the master's pid")
+
+
+def reader(node: Node) -> IndexReader:
+    return IndexReader(load_bootstrap(node.config).database_url)
+
+
+def check_prepared_once(node: Node, study_uids: set[str]) -> None:
+    """Every instance is in exactly one pack, proven, and no attempt left anything behind."""
+    index = reader(node)
+    _, settings = index.settings()
+    tiers = {tier.name: open_tier(tier) for tier in settings.tiers}
+    for study_uid in study_uids:
+        stored = index.instances(study_uid)
+        assert stored
+        assert {one.form for one in stored} == {"htj2k"}
+        seen: Counter[str] = Counter()
+        for refs in index.packs(study_uid).values():
+            for ref in refs:
+                seen.update(Pack(tiers[ref.tier], ref).instances.keys())
+        assert seen == {one.record.sop_instance_uid: 1 for one in stored}
+    index.close()
+
+
+def no_litter(node: Node) -> bool:
+    """Whether web and image tier hold only objects the index knows."""
+    index = reader(node)
+    _, settings = index.settings()
+    known: set[str] = set()
+    for row in index.studies():
+        uid = row["study_uid"]
+        known |= {one.record.path for one in index.instances(uid)}
+        for refs in index.packs(uid).values():
+            known |= {path for ref in refs for path in (ref.pack_path, ref.header_path)}
+    found = {
+        info.path
+        for tier in settings.tiers
+        for info in open_tier(tier).walk()
+        if not info.path.startswith(("epochs/", "intake/", "conflicts/", "quarantine/"))
+    }
+    index.close()
+    return found == known
+
+
+def test_master_killed_during_preparation(crash_node: Node, tmp_path: Path) -> None:
+    sent = studies(6, 12, first_seed=1000)
+    paths = write(tmp_path, sent)
+    uids = {study[0].StudyInstanceUID for study in sent}
+    before = crash_node.status()["epoch"]
+    with Client(crash_node.url, patience_s=60) as client:
+        upload(client, paths)
+        client.complete(uids)
+        wait_for(
+            lambda: any(
+                item["state"] == "IN PROCESS"
+                for item in crash_node.get("/api/v1/queue?kind=PREPARE").json()
+            ),
+            "work in flight",
+            20,
+        )
+        os.kill(master_pid(crash_node), signal.SIGKILL)
+    crash_node.cli("wait", "--prepared")
+    assert crash_node.status()["epoch"] == before + 1
+    check_prepared_once(crash_node, uids)
+    wait_for(lambda: no_litter(crash_node), "tiers without litter", 60)
+
+
+def test_worker_killed_during_preparation(crash_node: Node, tmp_path: Path) -> None:
+    sent = studies(4, 12, first_seed=2000)
+    paths = write(tmp_path, sent)
+    uids = {study[0].StudyInstanceUID for study in sent}
+    with Client(crash_node.url, patience_s=60) as client:
+        upload(client, paths)
+        client.complete(uids)
+    workers = wait_for(lambda: children(crash_node, "ray::prepare_chunk"), "a busy worker", 30)
+    workers[0].kill()
+    crash_node.cli("wait", "--prepared")
+    check_prepared_once(crash_node, uids)
+    wait_for(lambda: no_litter(crash_node), "tiers without litter", 60)
+
+
+def send_until_stopped(
+    node: Node, todo: list[Dataset], answered: set[str], stopped: threading.Event
+) -> None:
+    """Send like a modality that reconnects and sends again what was not answered."""
+    ae = AE(ae_title="SENDER")
+    ae.add_requested_context(CT_IMAGE, ExplicitVRLittleEndian)
+    while todo and not stopped.is_set():
+        association = ae.associate("127.0.0.1", node.dicom_port)
+        if not association.is_established:
+            time.sleep(0.1)
+            continue
+        while todo:
+            try:
+                status = association.send_c_store(todo[0])
+            except (RuntimeError, ValueError):
+                break
+            if "Status" not in status or status.Status != 0:
+                break
+            answered.add(str(todo.pop(0).SOPInstanceUID))
+        if association.is_established:
+            association.release()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_listener_killed_while_receiving(crash_node: Node, seed: int) -> None:
+    chance = random.Random(seed)
+    sent = [one for study in studies(2, 40, 3000 + 10 * seed, size=128) for one in study]
+    uids = {one.StudyInstanceUID for one in sent}
+    answered: set[str] = set()
+    stopped = threading.Event()
+    senders = [
+        threading.Thread(
+            target=send_until_stopped, args=(crash_node, sent[half::2], answered, stopped)
+        )
+        for half in range(2)
+    ]
+    for sender in senders:
+        sender.start()
+    for _ in range(3):
+        time.sleep(chance.uniform(0.02, 0.3))
+        listeners = [
+            process
+            for process in children(crash_node, "raypacs.edges")
+            if any(c.laddr.port == crash_node.dicom_port for c in process.net_connections("tcp"))
+        ]
+        if listeners:
+            chance.choice(listeners).kill()
+    for sender in senders:
+        sender.join(WAIT_S)
+    stopped.set()
+    assert answered == {str(one.SOPInstanceUID) for one in sent}
+
+    def registered() -> bool:
+        index = reader(crash_node)
+        found = {s.record.sop_instance_uid for uid in uids for s in index.instances(uid)}
+        index.close()
+        return answered <= found
+
+    wait_for(registered, "everything answered 'stored' to be in the index", 60)
+    crash_node.cli("wait", "--prepared")
+    check_prepared_once(crash_node, uids)
+    wait_for(lambda: no_litter(crash_node), "tiers without litter", 60)
