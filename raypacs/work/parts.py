@@ -1,0 +1,98 @@
+"""The values of a PREPARE: what a task is given and what it hands back. Frozen and picklable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raypacs.config import CompressionRule, TierSettings
+from raypacs.records import InstanceRecord
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareContext:
+    """What every task of one PREPARE shares.
+
+    ``tiers`` are all tiers an instance may lie on, ``web`` the tier that gets the packs. ``token``
+    is the lease's and part of every path that is written.
+    """
+
+    study_uid: str
+    token: str
+    tiers: tuple[TierSettings, ...]
+    web: TierSettings
+    compression: tuple[CompressionRule, ...] = ()
+    inline_value_bytes: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Frames ``first`` to ``first + count`` (from 0) of one instance; the first piece has its
+    header as well. ``count`` is 0 for an instance that is only looked at and copied when the
+    series is published.
+    """
+
+    record: InstanceRecord
+    first: int = 0
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one task prepares: consecutive pieces of one series."""
+
+    series_uid: str
+    number: int
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PieceResult:
+    """What became of one piece.
+
+    ``table`` holds 16 bytes a frame as in a pack's frame table. ``metadata`` and ``header`` are
+    (offset, length) in the inflated blocks of the part; only first pieces have them, and only
+    prepared ones a header.
+    """
+
+    record: InstanceRecord
+    first: int
+    count: int
+    form: str
+    reason: str
+    transfer_syntax_uid: str
+    table: bytes = b""
+    low_length: int = 0
+    rest_length: int = 0
+    levels: int = 0
+    low_halvings: int = 0
+    colour_transform: bool = False
+    photometric: str = ""
+    pixel_vr: str = ""
+    raw_bytes: int = 0
+    metadata: tuple[int, int] | None = None
+    header: tuple[int, int] | None = None
+    trailer_length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PartBlock:
+    """A deflated block inside a part: where it lies, and what it inflates to."""
+
+    offset: int
+    length: int
+    raw_length: int
+    crc32: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartResult:
+    """One part object: rests of all frames, then their low parts, then the two blocks."""
+
+    series_uid: str
+    number: int
+    path: str
+    low_offset: int
+    metadata: PartBlock
+    headers: PartBlock
+    pieces: tuple[PieceResult, ...]
+    seconds: float

@@ -1,0 +1,276 @@
+"""PREPARE: from instances as received to a published pack per series, with proof.
+
+    plan_chunks -> prepare_chunk (a stateless task each) -> publish_series -> abandon (parts)
+
+A chunk's task reads its instances, encodes their frames, decodes each again and compares, and
+writes one part object. What cannot be prepared beyond doubt is copied as received when the series
+is published, with the reason; a bad frame costs its instance the wavelet form, nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+from raypacs import dicom, layout
+from raypacs.config import Settings
+from raypacs.dicom import Header
+from raypacs.dicom_json import JsonHeaders
+from raypacs.errors import ConfigError, MalformedInstance, ProofFailed, UnsupportedPixels
+from raypacs.policy import rules
+from raypacs.records import InstanceRecord, Lease
+from raypacs.storage.pack_writer import DeflatedBlock
+from raypacs.storage.tier import Buffer, Tier
+from raypacs.work.encode import EncodedFrames, copied_table, encode_frames
+from raypacs.work.headers import explicit_header, explicit_trailer
+from raypacs.work.parts import (
+    Chunk,
+    PartBlock,
+    PartResult,
+    Piece,
+    PieceResult,
+    PrepareContext,
+)
+from raypacs.work.plan import plan_chunks
+from raypacs.work.publish import abandon, publish_series
+from raypacs.work.source import Scratch, Source, find_tier, tier_of
+
+__all__ = [
+    "Chunk",
+    "PartResult",
+    "PrepareContext",
+    "abandon",
+    "make_context",
+    "plan_chunks",
+    "prepare_chunk",
+    "publish_series",
+]
+
+# A larger object is read by ranges, so that one never fills a worker's memory.
+_WHOLE_BYTES = 16 * 1024 * 1024
+_DEFLATE_LEVEL = 4
+_NOT_PREPARED = (UnsupportedPixels, ProofFailed, MalformedInstance)
+
+
+def make_context(settings: Settings, lease: Lease) -> PrepareContext:
+    """Return what the tasks of a leased PREPARE need.
+
+    Raises:
+        ConfigError: there is no web tier to write to.
+    """
+    webs = [tier for tier in settings.tiers if tier.role == "web" and not tier.read_only]
+    if not webs:
+        raise ConfigError("no web tier that can be written", hint="add a tier with role 'web'")
+    return PrepareContext(
+        study_uid=lease.study_uid,
+        token=lease.token,
+        tiers=settings.tiers,
+        web=min(webs, key=lambda tier: tier.order),
+        compression=settings.compression,
+        inline_value_bytes=settings.inline_value_bytes,
+    )
+
+
+def prepare_chunk(chunk: Chunk, context: PrepareContext) -> PartResult:
+    """Prepare the pieces of one chunk and write its part object; safe to repeat.
+
+    Raises:
+        NotFound, TierUnavailable: an instance cannot be read.
+        TierFull: no room for the part.
+    """
+    started = time.perf_counter()
+    work = _ChunkWork(context, _json_headers(chunk.series_uid, context.inline_value_bytes))
+    results = [work.piece(piece) for piece in chunk.pieces]
+    path = layout.attempt_part(context.token, chunk.series_uid, chunk.number)
+    low_offset, metadata, headers = work.write(tier_of(context.web), path)
+    return PartResult(
+        series_uid=chunk.series_uid,
+        number=chunk.number,
+        path=path,
+        low_offset=low_offset,
+        metadata=metadata,
+        headers=headers,
+        pieces=tuple(results),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _json_headers(series_uid: str, inline_value_bytes: int) -> JsonHeaders:
+    return _json_headers_of(series_uid, inline_value_bytes, threading.get_ident())
+
+
+@lru_cache(maxsize=2)
+def _json_headers_of(series_uid: str, inline_value_bytes: int, thread: int) -> JsonHeaders:
+    """Kept from chunk to chunk of a series, since its slices repeat most elements."""
+    del series_uid, thread
+    return JsonHeaders(inline_value_bytes)
+
+
+@dataclass
+class _ChunkWork:
+    """What one chunk collects before it is written: at most its pixels' bytes."""
+
+    context: PrepareContext
+    json_headers: JsonHeaders
+    scratch: Scratch = field(default_factory=Scratch)
+    lows: list[memoryview] = field(default_factory=list)
+    rests: list[memoryview] = field(default_factory=list)
+    texts: list[bytes] = field(default_factory=list)
+    headers: list[bytes] = field(default_factory=list)
+
+    def piece(self, piece: Piece) -> PieceResult:
+        """Prepare one piece, or say why its instance is copied."""
+        record = piece.record
+        tier = find_tier(self.context.tiers, record.tier)
+        choice = rules.choose(record, self.context.compression)
+        with Source(tier, record, self.scratch, whole_bytes=_WHOLE_BYTES) as source:
+            header = source.header()
+            reason = choice.reason
+            if choice.form == rules.HTJ2K:
+                try:
+                    return self._prepared(piece, source, header, reason)
+                except _NOT_PREPARED as exc:
+                    reason = str(exc)
+            return self._copied(piece, source, header, reason)
+
+    def _prepared(self, piece: Piece, source: Source, header: Header, reason: str) -> PieceResult:
+        encoded = encode_frames(source, header, piece.first, piece.count)
+        result = PieceResult(
+            record=piece.record,
+            first=piece.first,
+            count=piece.count,
+            form=rules.HTJ2K,
+            reason=reason,
+            transfer_syntax_uid=encoded.transfer_syntax_uid,
+            table=b"".join(encoded.table),
+            low_length=sum(map(len, encoded.lows)),
+            rest_length=sum(map(len, encoded.rests)),
+            levels=encoded.levels,
+            low_halvings=encoded.low_halvings,
+            colour_transform=encoded.colour_transform,
+            photometric=encoded.photometric,
+            pixel_vr=source.pixel_vr(),
+            raw_bytes=encoded.raw_bytes,
+        )
+        if piece.first == 0:
+            result = self._with_header(result, source, header, encoded)
+        self.lows += encoded.lows
+        self.rests += encoded.rests
+        return result
+
+    def _with_header(
+        self, result: PieceResult, source: Source, header: Header, encoded: EncodedFrames
+    ) -> PieceResult:
+        record = source.record
+        converted = explicit_header(
+            header, photometric=encoded.photometric, interleaved=record.samples > 1
+        )
+        trailer = self._trailer(source, header)
+        if encoded.photometric != record.photometric or record.planar_configuration:
+            # Metadata describe the samples that decoders give.
+            header = dicom.scan(converted, dicom.EXPLICIT_VR_LE)
+        metadata = self._add_text(source, header)
+        offset = sum(map(len, self.headers))
+        self.headers += [converted, trailer]
+        return replace(
+            result,
+            metadata=metadata,
+            header=(offset, len(converted) + len(trailer)),
+            trailer_length=len(trailer),
+        )
+
+    def _trailer(self, source: Source, header: Header) -> bytes:
+        """Elements after Pixel Data: rare, but part of the data set."""
+        end = source.pixel_offset + source.pixel_length
+        if source.pixel_length < 0:
+            end = _end_of_fragments(source)
+        rest = source.read(end, source.size - end)
+        if not len(rest):
+            return b""
+        syntax = dicom.IMPLICIT_VR_LE if header.implicit else dicom.EXPLICIT_VR_LE
+        if header.big_endian:
+            syntax = dicom.EXPLICIT_VR_BE
+        try:
+            return explicit_trailer(rest, syntax, 0)
+        except MalformedInstance as exc:
+            raise UnsupportedPixels(f"after Pixel Data: {exc}") from exc
+
+    def _copied(self, piece: Piece, source: Source, header: Header, reason: str) -> PieceResult:
+        whole = piece.count in (0, piece.record.frames)
+        return PieceResult(
+            record=piece.record,
+            first=piece.first,
+            count=piece.count,
+            form=rules.COPIED,
+            reason=reason,
+            transfer_syntax_uid=piece.record.transfer_syntax_uid,
+            table=copied_table(source, header) if whole else b"",
+            raw_bytes=piece.record.size_bytes if piece.first == 0 else 0,
+            photometric=piece.record.photometric,
+            metadata=self._add_text(source, header) if piece.first == 0 else None,
+        )
+
+    def _add_text(self, source: Source, header: Header) -> tuple[int, int]:
+        """Append the DICOM JSON of an instance; return its place in the metadata block."""
+        record = source.record
+        uri = (
+            f"/dicom-web/studies/{record.study_uid}/series/{record.series_uid}"
+            f"/instances/{record.sop_instance_uid}"
+        )
+        try:
+            text = self.json_headers.text(header, uri).encode()
+        except MalformedInstance:
+            # Received whole, so it stays in the series, with what identifies it.
+            text = _identity(record).encode()
+        offset = sum(map(len, self.texts))
+        if self.texts:
+            self.texts.append(b",")
+            offset += 1
+        self.texts.append(text)
+        return offset, len(text)
+
+    def write(self, tier: Tier, path: str) -> tuple[int, PartBlock, PartBlock]:
+        """Write the part: rests, low parts, metadata, headers. Return where the last three lie."""
+        metadata = DeflatedBlock.of(self.texts, level=_DEFLATE_LEVEL)
+        headers = DeflatedBlock.of(self.headers, level=_DEFLATE_LEVEL)
+        low_offset = sum(map(len, self.rests))
+        lows = b"".join(self.lows)
+        at = low_offset + len(lows)
+        chunks: list[Buffer] = [*self.rests, lows, metadata.data, headers.data]
+        # An attempt that was cut off after writing leaves its part; the same bytes come again.
+        if tier.exists(path):
+            tier.delete(path)
+        tier.put_transient(path, chunks)
+        return (
+            low_offset,
+            PartBlock(at, len(metadata.data), metadata.raw_length, metadata.crc32),
+            PartBlock(
+                at + len(metadata.data), len(headers.data), headers.raw_length, headers.crc32
+            ),
+        )
+
+
+def _identity(record: InstanceRecord) -> str:
+    values = {
+        "00080016": record.sop_class_uid,
+        "00080018": record.sop_instance_uid,
+        "0020000D": record.study_uid,
+        "0020000E": record.series_uid,
+    }
+    return json.dumps({tag: {"vr": "UI", "Value": [uid]} for tag, uid in values.items()})
+
+
+def _end_of_fragments(source: Source) -> int:
+    """Return the offset after the Sequence Delimitation Item of encapsulated Pixel Data."""
+    at = source.pixel_offset
+    while True:
+        item = source.read(at, 8)
+        if len(item) < 8:
+            return source.size
+        at += 8
+        if bytes(item[:4]) == b"\xfe\xff\xdd\xe0":
+            return at
+        at += int.from_bytes(item[4:], "little")
