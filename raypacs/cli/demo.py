@@ -31,7 +31,7 @@ from raypacs.cli.session import Exit, Json, Session, amount, columns, session_of
 from raypacs.cli.studies import counted, prepare_progress
 from raypacs.client import Client
 from raypacs.config import Bootstrap, load_bootstrap
-from raypacs.errors import NotFound
+from raypacs.errors import NodeNotRunning, NotFound
 from raypacs.node_file import NodeFile
 from raypacs.sender import upload as uploading
 from raypacs.sender import waiting
@@ -85,7 +85,7 @@ def demo(
         session.emit(told, table(rows))
         _show_urls(session.people, node.details, once=once)
         if not once:
-            _until_interrupted(interrupted)
+            _until_interrupted(interrupted, node)
     session.people.print(f"stopped; everything stays in {bootstrap.data_dir}")
     if state.failed:
         raise typer.Exit(Exit.FAILED)
@@ -93,9 +93,10 @@ def demo(
 
 def _bootstrap(session: Session) -> Bootstrap:
     """The bootstrap of the demo: its own data folder, and free ports where the usual are taken."""
-    chosen: dict[str, Any] = {"data_dir": session.data_dir or DATA_DIR}
+    # Left to Ray, the dashboard's port is the usual one or the next that is free.
+    chosen: dict[str, Any] = {"data_dir": session.data_dir or DATA_DIR, "dashboard_port": 0}
     bootstrap = load_bootstrap(session.config_path, chosen)
-    for name in ("dicom_port", "http_port", "dashboard_port"):
+    for name in ("dicom_port", "http_port"):
         if not _is_free(bootstrap.host, getattr(bootstrap, name)):
             chosen[name] = 0
     return load_bootstrap(session.config_path, chosen)
@@ -131,9 +132,11 @@ def _interruptible() -> Iterator[threading.Event]:
             signal.signal(each, handler)
 
 
-def _until_interrupted(interrupted: threading.Event) -> None:
+def _until_interrupted(interrupted: threading.Event, node: NodeFile) -> None:
     try:
-        interrupted.wait()
+        while not interrupted.wait(1.0):
+            if not node.is_running():
+                raise NodeNotRunning("the node ended by itself", hint="its logs say why")
     except KeyboardInterrupt:
         return
 

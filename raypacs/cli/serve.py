@@ -68,7 +68,8 @@ def _obey_signals(handler: Any) -> None:
 
 
 def _watch_input(stop: threading.Event) -> None:
-    while sys.stdin.buffer.read(1024):
+    # Not through sys.stdin: a thread that waits in it would hold its lock at the end.
+    while os.read(0, 1024):
         continue
     stop.set()
 
