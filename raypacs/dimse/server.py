@@ -132,7 +132,7 @@ class DicomServer:
         self._server = server
         self.port: int = server.server_address[1]
         self._thread = threading.Thread(
-            target=server.serve_forever, args=(0.2,), name="dicom-listen", daemon=True
+            target=server.serve_forever, args=(0.05,), name="dicom-listen", daemon=True
         )
         self._thread.start()
 

@@ -139,7 +139,10 @@ class Intake:
         return self._admit(record, (meta, dataset), dataset)
 
     def store_part10(self, data: Buffer, *, source: str) -> Stored:
-        """Store one DICOM file exactly as sent, with its preamble and meta (PS3.10)."""
+        """Store one DICOM file exactly as sent, with its preamble and meta (PS3.10).
+
+        The UIDs of the data set count; file meta that names others (real files do) is kept too.
+        """
         at_s = self._clock()
         view = memoryview(data)
         try:
@@ -155,7 +158,6 @@ class Intake:
                 source=source,
                 received_at_s=at_s,
             )
-            _check_command(record, part10.sop_class_uid or None, part10.sop_instance_uid or None)
         except MalformedInstance as exc:
             return self._aside.quarantine(
                 Received((data,), data, len(view), source, at_s), exc, "", ""
