@@ -16,12 +16,20 @@ from fake_index import FakeIndex, make_intake
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
+from raypacs import layout
 from raypacs.config import Settings, TierSettings
 from raypacs.errors import NotFound
-from raypacs.records import Outcome, PackRef, PreparedSeries, StoredInstance
+from raypacs.records import Lease, Outcome, PackRef, PreparedSeries, StoredInstance
 from raypacs.storage.tier import Tier, open_tier
 from raypacs.web.server import HttpSpec, serve_http
 from raypacs.web.services import Row, SearchParams, Services
+from raypacs.work.prepare import (
+    abandon,
+    make_context,
+    plan_chunks,
+    prepare_chunk,
+    publish_series,
+)
 
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
 
@@ -71,7 +79,7 @@ def image_file(
 
 
 class World:
-    """One cluster in miniature; ``prepared`` is filled by :meth:`publish`."""
+    """One cluster in miniature."""
 
     def __init__(self, tmp_path: Path) -> None:
         self.index = FakeIndex()
@@ -98,12 +106,26 @@ class World:
         assert self.intake.flush(10)
         return [one for one in self._all() if one.form == ""]
 
-    def publish(self, series: PreparedSeries) -> None:
-        """Take a prepared series into the index."""
-        ref = PackRef(series.tier, series.pack_path, series.header_path, series.token)
-        self.packs.setdefault(series.series_uid, []).append(ref)
-        for one in series.instances:
-            self.forms[one.sop_instance_uid] = (one.form, one.reason)
+    def prepare(self) -> list[PreparedSeries]:
+        """Prepare everything that is not yet, as a dispatcher would."""
+        published = []
+        waiting = [one for one in self._all() if one.form == ""]
+        for study, series in dict.fromkeys(
+            (one.record.study_uid, one.record.series_uid) for one in waiting
+        ):
+            ours = [one for one in waiting if one.record.series_uid == series]
+            lease = Lease(1, "prepare", study, 1, 1, layout.new_token(), 1, "n1", 1e12)
+            context = make_context(self.settings, lease)
+            chunks = plan_chunks(ours, self.settings.chunk_bytes)
+            parts = [prepare_chunk(chunk, context) for chunk in chunks]
+            done = publish_series(parts, context)
+            abandon(context)
+            ref = PackRef(done.tier, done.pack_path, done.header_path, done.token)
+            self.packs.setdefault(series, []).append(ref)
+            for one in done.instances:
+                self.forms[one.sop_instance_uid] = (one.form, one.reason)
+            published.append(done)
+        return published
 
     def _all(self) -> list[StoredInstance]:
         return [

@@ -60,6 +60,12 @@ def _fragments_of(stream: io.BufferedIOBase, place: Place) -> list[list[Extent]]
     return frame_fragments(read, place.stored.record.pixel_offset_bytes, place.frames)
 
 
+def _read(file: ObjectFile, extents: tuple[Extent, ...]) -> bytes:
+    data = bytearray(sum(length for _, length in extents))
+    file.read_into(extents, memoryview(data))
+    return bytes(data)
+
+
 @dataclass
 class Frames:
     """Reads frames of places; the made ones are kept for a moment (bounded in bytes)."""
@@ -101,10 +107,7 @@ class Frames:
             raise NotFound(f"no frame {number}; the instance has {place.frames}")
         found = self.locate(place, form, number) or self._open(place, form, number)
         if found is not None:
-            file, extents = found
-            data = bytearray(sum(length for _, length in extents))
-            file.read_into(extents, memoryview(data))
-            return bytes(data)
+            return _read(*found)
         if form != "native":
             return self._copied_frame(place, number)
         key = (place.token + place.stored.record.sop_instance_uid, form, number)
@@ -115,8 +118,10 @@ class Frames:
         if not 1 <= number <= place.frames:
             raise NotFound(f"no frame {number}; the instance has {place.frames}")
         record = place.stored.record
-        if self._native_extent(place, number) is not None:
-            return pixels.from_native(record, self.load(place, "native", number))
+        # Never by load(form="native"): that ends here when the stored file is gone.
+        found = self.locate(place, "native", number) or self._open(place, "native", number)
+        if found is not None:
+            return pixels.from_native(record, _read(*found))
         if place.is_htj2k:
             return pixels.from_htj2k(record, self.load(place, "stored", number))
         if dicom.is_encapsulated(record.transfer_syntax_uid):
@@ -140,6 +145,11 @@ class Frames:
             if place.pack is not None and not place.is_htj2k:
                 return io.BytesIO(place.pack.reader.read_object(record.sop_instance_uid))
             raise NotFound(f"the instance as received left tier {record.tier}") from exc
+
+    def has_original(self, place: Place) -> bool:
+        """Whether the instance as received is still in the image cache; blocks."""
+        record = place.stored.record
+        return self.services.tier(record.tier).exists(record.path)
 
     def _native_extent(self, place: Place, number: int) -> Extent | None:
         record = place.stored.record

@@ -57,11 +57,12 @@ class Gateway:
     def header(self, place: Place) -> Dataset:
         """Return the header of an instance as a pydicom data set; blocks."""
         record = place.stored.record
+        if place.is_htj2k and place.pack is not None:
+            data = place.pack.reader.header_bytes(record.sop_instance_uid, prepared=False)
+            return pixels.read_header(data, meta=False)
         with self.frames.original(place) as stream:
-            data: bytes = stream.read(
-                record.pixel_offset_bytes if record.pixel_offset_bytes > 0 else -1
-            )
-        return pixels.read_header(data)
+            before = record.pixel_offset_bytes if record.pixel_offset_bytes > 0 else -1
+            return pixels.read_header(stream.read(before))
 
     @staticmethod
     def source(sent: str | None, default: str) -> str:

@@ -54,7 +54,8 @@ class Instances:
             reader, uid = place.pack.reader, record.sop_instance_uid
             if choice.form == "stored":
                 return _relabelled(reader.part10(uid), choice.transfer_syntax_uid)
-            if choice.form == "native" and record.transfer_syntax_uid != dicom.EXPLICIT_VR_LE:
+            as_it_lies = record.transfer_syntax_uid == dicom.EXPLICIT_VR_LE
+            if choice.form == "native" and not (as_it_lies and self.frames.has_original(place)):
                 return reader.part10(
                     uid,
                     dicom.EXPLICIT_VR_LE,

@@ -44,8 +44,8 @@ class Metadata:
 
     def series(self, view: SeriesView, *, gzipped: bool) -> bytes:
         """Return the DICOM JSON array of a series, gzip'd or plain."""
-        if len(view.packs) == 1 and view.packs[0].reader.instances.keys() == view.places.keys():
-            packed = view.packs[0].reader.metadata_gzip()
+        if view.only_pack is not None:
+            packed = view.only_pack.reader.metadata_gzip()
             return packed if gzipped else gzip.decompress(packed)
         text = self._array(view.places.values())
         return gzip.compress(text, 1, mtime=0) if gzipped else text

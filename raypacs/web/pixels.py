@@ -17,6 +17,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_dataset
 from pydicom.pixels import pixel_array
 
 from raypacs import dicom
@@ -166,9 +167,15 @@ def from_dataset(record: InstanceRecord, data: bytes, number: int) -> Picture:
     return _picture(record, array, photometric)
 
 
-def read_header(data: bytes) -> pydicom.Dataset:
-    """Parse a Part 10 file up to the pixels. Raises MalformedInstance."""
+def read_header(data: bytes, *, meta: bool = True) -> pydicom.Dataset:
+    """Parse a Part 10 file, or without ``meta`` an Explicit VR Little Endian data set.
+
+    Raises:
+        MalformedInstance: it cannot be parsed.
+    """
     try:
+        if not meta:
+            return read_dataset(io.BytesIO(data), False, True)
         return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, force=True)
     except (InvalidDicomError, EOFError, ValueError) as exc:
         raise MalformedInstance(f"header cannot be read: {exc}") from exc

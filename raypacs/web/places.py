@@ -8,18 +8,22 @@ reused, so an old view can be late but never wrong about bytes.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from raypacs.dicom import is_encapsulated
-from raypacs.errors import NotFound
+from raypacs.errors import NotFound, PackCorrupt, TierUnavailable
 from raypacs.records import PackRef, StoredInstance
 from raypacs.storage.pack import Pack, PackInstance
 from raypacs.web.negotiate import Form
 from raypacs.web.object_file import ObjectFile, ObjectFiles
 from raypacs.web.services import Services
+
+_log = logging.getLogger("raypacs.web")
 
 
 @dataclass(frozen=True)
@@ -76,19 +80,18 @@ class SeriesView:
     study_uid: str
     series_uid: str
     places: dict[str, Place]
+    tokens: tuple[str, ...]
+    """Tokens of the packs that the index named; one that cannot be read is not in ``packs``."""
     packs: tuple[OpenPack, ...]
     loaded_at_s: float
     checked_at_s: float
 
-    @property
-    def tokens(self) -> tuple[str, ...]:
-        """Tokens of the packs it was built from."""
-        return tuple(pack.ref.token for pack in self.packs)
-
-    @property
-    def prepared(self) -> bool:
-        """Whether every instance lies in a pack."""
-        return all(place.pack is not None for place in self.places.values())
+    @cached_property
+    def only_pack(self) -> OpenPack | None:
+        """The pack that holds exactly the instances of the series, if there is one."""
+        if len(self.packs) == 1 and self.packs[0].reader.instances.keys() == self.places.keys():
+            return self.packs[0]
+        return None
 
 
 def load_series(
@@ -102,11 +105,10 @@ def load_series(
     stored = services.series_instances(study_uid, series_uid)
     if not stored:
         raise NotFound(f"no series {series_uid} in study {study_uid}")
+    refs = services.locate(series_uid)
     open_packs = {pack.ref.token: pack for pack in known}
-    packs = tuple(
-        open_packs.get(ref.token) or _open_pack(services, ref)
-        for ref in services.locate(series_uid)
-    )
+    found = [open_packs.get(ref.token) or _open_pack(services, ref) for ref in refs]
+    packs = tuple(pack for pack in found if pack is not None)
     holders: dict[str, OpenPack] = {}
     for pack in packs:
         # Later packs win: an instance prepared again is served from its newest form.
@@ -116,7 +118,8 @@ def load_series(
         uid = one.record.sop_instance_uid
         holder = holders.get(uid)
         places[uid] = Place(one, holder, holder.reader.instances[uid] if holder else None)
-    return SeriesView(study_uid, series_uid, places, packs, now_s, now_s)
+    tokens = tuple(ref.token for ref in refs)
+    return SeriesView(study_uid, series_uid, places, tokens, packs, now_s, now_s)
 
 
 def _instance_order(stored: StoredInstance) -> tuple[int, str]:
@@ -124,9 +127,14 @@ def _instance_order(stored: StoredInstance) -> tuple[int, str]:
     return (number if number is not None else 2**31, stored.record.sop_instance_uid)
 
 
-def _open_pack(services: Services, ref: PackRef) -> OpenPack:
-    tier = services.tier(ref.tier)
-    return OpenPack(ref, Pack(tier, ref), ObjectFile(tier, ref.pack_path))
+def _open_pack(services: Services, ref: PackRef) -> OpenPack | None:
+    """Open a pack; None if it cannot be read: its instances are served as received then."""
+    try:
+        tier = services.tier(ref.tier)
+        return OpenPack(ref, Pack(tier, ref), ObjectFile(tier, ref.pack_path))
+    except (NotFound, PackCorrupt, TierUnavailable) as exc:
+        _log.warning("pack %s on %s: %s", ref.pack_path, ref.tier, exc)
+        return None
 
 
 @dataclass
@@ -209,7 +217,7 @@ class SeriesViews:
         study_uid, series_uid = key
         now = self.clock()
         self.services.touched([study_uid])
-        if old is not None and old.packs and old.loaded_at_s >= 0:
+        if old is not None and old.tokens and old.loaded_at_s >= 0:
             tokens = tuple(ref.token for ref in self.services.locate(series_uid))
             if tokens == old.tokens:
                 old.checked_at_s = now
