@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from benchmarks import peers, runner
 
@@ -55,7 +56,7 @@ def run_benchmarks(
         runner.write_json(report.figures, json_file)
     output.print(runner.table(report.figures))
     for line in report.missing_peers + report.errors:
-        console.print(f"[red]{line}[/]")
+        console.print(f"[red]{escape(line)}[/]", soft_wrap=True)
     raise typer.Exit(report.exit_code)
 
 
@@ -82,7 +83,7 @@ def install_peers(
         try:
             version = peers.install(name)
         except peers.InstallFailed as exc:
-            console.print(f"[red]{name}: {exc}[/]")
+            console.print(f"[red]{name}: {escape(str(exc))}[/]", soft_wrap=True)
             raise typer.Exit(runner.EXIT_FAILED) from exc
         output.print(f"{name}: {version}")
 

@@ -10,10 +10,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import benchmarks
@@ -80,20 +81,21 @@ def run(chosen: Iterable[Benchmark], *, quick: bool, count: int | None, console:
     report = Report()
     for benchmark in chosen:
         started = time.perf_counter()
-        console.print(f"[bold]{benchmark.name}[/]: {benchmark.description}")
+        console.print(f"[bold]{benchmark.name}[/]: {benchmark.description}", soft_wrap=True)
         try:
             figures = benchmark.run(quick, count)
         except MissingPeer as exc:
             report.missing_peers.append(f"{benchmark.name}: {exc}")
-            console.print(f"  [red]peer missing:[/] {exc}")
+            console.print(f"  [red]peer missing:[/] {escape(str(exc))}", soft_wrap=True)
             continue
         except (OSError, RuntimeError, ValueError, LookupError, AssertionError) as exc:
             # One broken benchmark must not hide the figures of the others.
             traceback.print_exc(file=sys.stderr)
             report.errors.append(f"{benchmark.name}: {type(exc).__name__}: {exc}")
-            console.print(f"  [red]failed:[/] {type(exc).__name__}: {exc}", markup=True)
+            told = escape(f"{type(exc).__name__}: {exc}")
+            console.print(f"  [red]failed:[/] {told}", soft_wrap=True)
             continue
-        report.figures.extend(figures)
+        report.figures.extend(_named(benchmark, figure) for figure in figures)
         console.print(f"  {len(figures)} figures in {time.perf_counter() - started:.1f} s")
     return report
 
@@ -139,6 +141,13 @@ def describe_signature(benchmark: Benchmark) -> str:
     if parameters[:2] != ["quick", "count"]:
         return f"{benchmark.name}: run() must take (quick, count), has ({', '.join(parameters)})"
     return ""
+
+
+def _named(benchmark: Benchmark, figure: Figure) -> Figure:
+    """Return the figure under a name that begins with its benchmark's."""
+    if figure.name.startswith(benchmark.name):
+        return figure
+    return replace(figure, name=f"{benchmark.name}: {figure.name}")
 
 
 def _number(value: float | None) -> str:

@@ -141,6 +141,13 @@ def test_one_broken_benchmark_leaves_the_figures_of_the_others(folder: Path) -> 
     assert [entry["name"] for entry in json.loads(out.read_text())] == ["tiny.sum", "tiny.alone"]
 
 
+def test_a_figure_is_named_after_its_benchmark(folder: Path) -> None:
+    out = folder / "out.json"
+    invoke("run", "slow", "--json", str(out))
+    names = [entry["name"] for entry in json.loads(out.read_text())]
+    assert names == ["slow: tiny.sum", "slow: tiny.alone"]
+
+
 @pytest.mark.usefixtures("folder")
 def test_a_missing_peer_names_the_command_that_installs_it() -> None:
     found = runner.discover()
