@@ -127,8 +127,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """Run the demo once for the whole session."""
     folder = tmp_path_factory.mktemp("site")
     config = write_config(folder)
-    done = cli(config, "demo", "--once", "--json", timeout_s=600)
-    return Demo(config, folder / "data", json.loads(done.stdout))
+    data_dir = folder / "data"
+    done = cli(config, "--data-dir", str(data_dir), "demo", "--once", "--json", timeout_s=600)
+    return Demo(config, data_dir, json.loads(done.stdout))
 
 
 @pytest.fixture(scope="session")

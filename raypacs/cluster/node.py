@@ -28,6 +28,7 @@ _log = logging.getLogger("raypacs.cluster.node")
 HEARTBEAT_S = 5.0
 ACTOR_START_S = 120.0
 GONE_S = 10.0
+RAY_TRIES = 3
 
 
 def run(
@@ -71,6 +72,20 @@ def _shut_ray_down() -> None:
 
 def _start_ray(bootstrap: Bootstrap) -> str:
     """Start Ray on this machine; return the dashboard's host and port, '' without one."""
+    for tries_left in reversed(range(RAY_TRIES)):
+        try:
+            return _init_ray(bootstrap)
+        except Exception as exc:
+            # Ray gives its own processes 30 s, too little on a busy machine, and says so with a
+            # bare Exception; everything else is not ours to catch.
+            if "timed out during startup" not in str(exc) or not tries_left:
+                raise
+            _log.warning("Ray did not start in time, trying again")
+            ray.shutdown()
+    raise AssertionError("unreachable")
+
+
+def _init_ray(bootstrap: Bootstrap) -> str:
     context = ray.init(
         num_cpus=bootstrap.cores or os.cpu_count() or 1,
         object_store_memory=bootstrap.object_store_bytes,
