@@ -191,10 +191,14 @@ class Intake:
         ``live_boots`` are the process runs that are alive: their markers and claims stay.
         """
         live = {*live_boots, self.boot}
+        return self._recover(lambda boot: boot not in live)
 
-        def lost(boot: str) -> bool:
-            return boot not in live
+    def recover_lost(self, lost_boots: Collection[str]) -> int:
+        """The same for exactly these process runs; a run that starts meanwhile is left alone."""
+        lost = frozenset(lost_boots) - {self.boot}
+        return self._recover(lambda boot: boot in lost)
 
+    def _recover(self, lost: Callable[[str], bool]) -> int:
         self._claims.sweep(lost)
         return sum(recover(tier, self._ports, lost) for tier in self._tiers)
 
