@@ -212,7 +212,7 @@ class StoreProvider(DULServiceProvider):
 
     def _through(self, context_id: int, control: int, fragment: bytes) -> None:
         """Hand a fragment of another message to the library."""
-        primitive = P_DATA()
+        primitive: Any = P_DATA()  # whose annotation says tuples where its check wants lists
         primitive.presentation_data_value_list = [[context_id, bytes([control]) + fragment]]
         self.assoc.dimse.receive_primitive(primitive)
         self._let_library_run()
