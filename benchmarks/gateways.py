@@ -42,11 +42,10 @@ class Holdings:
             for one in self.instances
         ]
 
-    def services(self) -> Services:
+    def services(self, claims_dir: Path) -> Services:
         """The callables of the web edge, from these values alone."""
         tiers = {one.name: open_tier(one) for one in self.settings.tiers}
         nothing = IntakePorts(lambda _: None, lambda _: [], lambda _: None, lambda _a, _b: 0)
-        folder = Path(tempfile.mkdtemp(prefix="claims-"))
         return Services(
             search_studies=lambda _: [],
             search_series=lambda _: [],
@@ -62,7 +61,7 @@ class Holdings:
             intake=Intake(
                 list(tiers.values()),
                 nothing,
-                claims_dir=folder,
+                claims_dir=claims_dir,
                 boot="bench",
                 settings=self.settings,
             ),
@@ -106,7 +105,10 @@ def start_gateways(holdings: Holdings, *, processes: int = 2) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}"
         finally:
             for process in running:
-                orthanc.stop(process)
+                assert process.stdin is not None
+                process.stdin.close()
+            for process in running:
+                process.wait(30)
 
 
 def warm(urls: Sequence[str], accept: str, *, rounds: int = 4) -> None:
@@ -120,12 +122,13 @@ def warm(urls: Sequence[str], accept: str, *, rounds: int = 4) -> None:
 
 
 def main(port: str, file: str) -> None:
-    """Serve until standard input closes or SIGTERM."""
+    """Serve until standard input closes."""
     holdings: Holdings = pickle.loads(Path(file).read_bytes())
-    server = serve_http(HttpSpec(port=int(port)), holdings.services())
-    print("ready", flush=True)
-    sys.stdin.buffer.read()
-    server.shutdown()
+    with tempfile.TemporaryDirectory(prefix="claims-") as folder:
+        server = serve_http(HttpSpec(port=int(port)), holdings.services(Path(folder)))
+        print("ready", flush=True)
+        sys.stdin.buffer.read()
+        server.shutdown()
 
 
 if __name__ == "__main__":
