@@ -74,11 +74,23 @@ def report(txn: Txn, lease: Lease, result: WorkResult, retry: Retry, chance: flo
 
 
 def _reported_before(txn: Txn, lease: Lease) -> State | None:
+    """Return the item's state if this attempt's report was taken over already, else None.
+
+    Also when another attempt runs by now: who hears StaleLease deletes what the attempt wrote,
+    which must never happen to packs that were taken over.
+    """
     item = find(txn.conn, lease.item_id)
-    if item is None or item["token"] != lease.token or item["attempt"] != lease.attempt:
+    if item is None:
         return None
     state = State(item["state"])
-    return None if state == State.IN_PROCESS else state
+    if item["token"] == lease.token and item["attempt"] == lease.attempt:
+        return None if state == State.IN_PROCESS else state
+    taken_over = txn.conn.execute(
+        sa.select(packs.c.token)
+        .where(packs.c.study_uid == lease.study_uid, packs.c.token == lease.token)
+        .limit(1)
+    ).first()
+    return state if taken_over else None
 
 
 def _left_out(txn: Txn, lease: Lease) -> str:

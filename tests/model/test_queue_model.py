@@ -17,7 +17,15 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+)
 
 from raypacs.errors import NotFound, StaleEpoch, StaleLease
 from raypacs.index.engine import migrate, open_engine
@@ -99,21 +107,31 @@ class QueueModel(RuleBasedStateMachine):
     def items_become_due(self) -> None:
         self.writer.enqueue_due(self.now)
 
+    @rule(target=leases, node=NODES, limit=st.integers(1, 3))
+    def take(self, node: str, limit: int) -> MultipleResults[Lease]:
+        taken = self.writer.lease(node, ["PREPARE"], limit, self.now)
+        for lease in taken:
+            assert lease.item_id not in self.held, "given to two owners"
+            assert lease.study_uid not in {one.study_uid for one in self.held.values()}
+            self.held[lease.item_id] = lease
+        return multiple(*taken)
+
+    @rule(target=leases, study=STUDY, count=st.integers(1, 3), node=NODES)
+    def arrives_and_is_taken(self, study: str, count: int, node: str) -> MultipleResults[Lease]:
+        """The usual way in one step, so that short walks get far."""
+        self.instances_arrive(study, count)
+        self.association_ends(study)
+        self.items_become_due()
+        return self.take(node, 3)
+
     @rule(target=leases, node=NODES)
-    def take(self, node: str) -> Lease | None:
-        taken = self.writer.lease(node, ["PREPARE"], 1, self.now)
-        if not taken:
-            return None
-        (lease,) = taken
-        assert lease.item_id not in self.held, "given to two owners"
-        assert lease.study_uid not in {one.study_uid for one in self.held.values()}
-        self.held[lease.item_id] = lease
-        return lease
+    def retries_come_due(self, node: str) -> MultipleResults[Lease]:
+        self.now += 9.0
+        self.items_become_due()
+        return self.take(node, 3)
 
     @rule(target=leases, lease=consumes(leases))
-    def renew(self, lease: Lease | None) -> Lease | None:
-        if lease is None:
-            return None
+    def renew(self, lease: Lease) -> Lease:
         if not self._good(lease):
             with pytest.raises(StaleLease):
                 self.writer.renew(lease, self.now)
@@ -123,23 +141,33 @@ class QueueModel(RuleBasedStateMachine):
         return renewed
 
     @rule(lease=leases, half=st.booleans())
-    def report_done(self, lease: Lease | None, half: bool) -> None:
-        if lease is None:
-            return
+    def report_done(self, lease: Lease, half: bool) -> None:
         unprepared = self.reader.unprepared(lease.study_uid)
         some = unprepared[: len(unprepared) // 2] if half else unprepared
         series = (prepared_series(some, lease, pack_bytes=500),) if some else ()
         self._report(lease, WorkResult(packs=series))
 
     @rule(lease=leases, retryable=st.booleans())
-    def report_failed(self, lease: Lease | None, retryable: bool) -> None:
-        if lease is not None:
-            self._report(lease, WorkResult(error="no", retryable=retryable))
+    def report_failed(self, lease: Lease, retryable: bool) -> None:
+        self._report(lease, WorkResult(error="no", retryable=retryable))
+
+    @rule(lease=leases)
+    def report_late(self, lease: Lease) -> None:
+        """A worker that was cut off reports what it did, when its lease has run out."""
+        unprepared = self.reader.unprepared(lease.study_uid)
+        self.now = max(self.now, lease.expires_at_s)
+        series = (prepared_series(unprepared, lease, pack_bytes=500),) if unprepared else ()
+        self._report(lease, WorkResult(packs=series))
 
     def _report(self, lease: Lease, result: WorkResult) -> None:
         if lease.token in self.ended:
-            # Told again, perhaps differently: only the first report counts.
-            self.writer.report(lease, result, self.now)
+            # Told again, perhaps differently: only the first report counts. Packs that were
+            # taken over are never called stale: the worker would delete them.
+            paths = self.pack_paths.get(lease.study_uid, set())
+            try:
+                self.writer.report(lease, result, self.now)
+            except StaleLease:
+                assert not any(lease.token in path for path in paths)
             return
         if not self._good(lease):
             with pytest.raises(StaleLease):
@@ -260,7 +288,7 @@ class QueueModel(RuleBasedStateMachine):
 
 TestQueueModel = QueueModel.TestCase
 TestQueueModel.settings = settings(
-    max_examples=40,
+    max_examples=25,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
