@@ -6,14 +6,11 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from raypacs import dicom
 from raypacs.codec import htj2k, inbound
 from raypacs.codec.fragments import Extent, frame_fragments
 from raypacs.codec.inbound import PixelLayout
 from raypacs.codec.registry import codec_of
-from raypacs.dicom import Header
 from raypacs.errors import ProofFailed, UnsupportedPixels
 from raypacs.storage import pack_format
 from raypacs.work.source import Source
@@ -48,7 +45,7 @@ class EncodedFrames:
         )
 
 
-def encode_frames(source: Source, header: Header, first: int, count: int) -> EncodedFrames:
+def encode_frames(source: Source, first: int, count: int) -> EncodedFrames:
     """Encode frames ``first`` to ``first + count`` (from 0) of an instance, each with its proof.
 
     Raises:
@@ -58,7 +55,7 @@ def encode_frames(source: Source, header: Header, first: int, count: int) -> Enc
     layout = PixelLayout.of(source.record)
     if source.pixel_tag() != dicom.PIXEL_DATA:
         raise UnsupportedPixels("floating-point samples")
-    frames = FrameReader(source, header, layout)
+    frames = FrameReader(source, layout)
     result = EncodedFrames(
         colour_transform=layout.samples == 3 and layout.decoded_photometric == "RGB",
         photometric=layout.decoded_photometric,
@@ -80,7 +77,7 @@ def _encode_one(frame: htj2k.Array, layout: PixelLayout, result: EncodedFrames) 
         signed=layout.signed,
         colour_transform=result.colour_transform,
     )
-    if not np.array_equal(codec.decode(stream.data), frame):
+    if not htj2k.same_samples(codec.decode(stream.data), frame):
         raise ProofFailed("proof failed: a frame decoded again differs from its source")
     if not result.transfer_syntax_uid:  # the same for all frames of one size
         result.transfer_syntax_uid = htj2k.transfer_syntax(stream.data)
@@ -93,13 +90,13 @@ def _encode_one(frame: htj2k.Array, layout: PixelLayout, result: EncodedFrames) 
 class FrameReader:
     """Reads frames of an instance by number (from 0), native or encapsulated."""
 
-    def __init__(self, source: Source, header: Header, layout: PixelLayout) -> None:
+    def __init__(self, source: Source, layout: PixelLayout) -> None:
         """Raises UnsupportedPixels: frames and Pixel Data do not fit together."""
         self._source, self._layout = source, layout
         self._vr = source.pixel_vr()
         self._fragments: list[list[Extent]] = []
         if dicom.is_encapsulated(source.transfer_syntax_uid):
-            self._fragments = encapsulated_frames(source, header, layout.frames)
+            self._fragments = encapsulated_frames(source, layout.frames)
         elif source.pixel_length < layout.frames * layout.frame_bytes:
             raise UnsupportedPixels(
                 f"Pixel Data of {source.pixel_length} bytes is too short for {layout.frames} frames"
@@ -115,9 +112,9 @@ class FrameReader:
         return inbound.encapsulated_frame(b"".join(parts), self._layout)
 
 
-def encapsulated_frames(source: Source, header: Header, frames: int) -> list[list[Extent]]:
+def encapsulated_frames(source: Source, frames: int) -> list[list[Extent]]:
     """Return where the fragments of each frame lie. Raises UnsupportedPixels."""
-    raw = header.raw(_EXTENDED_OFFSET_TABLE)
+    raw = source.header().raw(_EXTENDED_OFFSET_TABLE)
     extended = struct.unpack_from(f"<{len(raw) // 8}Q", raw)
 
     def read(offset: int, length: int) -> bytes:
@@ -126,25 +123,25 @@ def encapsulated_frames(source: Source, header: Header, frames: int) -> list[lis
     return frame_fragments(read, source.pixel_offset, frames, extended)
 
 
-def copied_table(source: Source, header: Header) -> bytes:
+def copied_table(source: Source) -> bytes:
     """Return the frame table of an object that is copied: where each frame lies whole in it.
 
     Empty where frames do not: several fragments each, or native ones that do not begin at a byte.
     """
-    extents = _whole_frames(source, header)
+    extents = _whole_frames(source)
     return b"".join(
         pack_format.COPIED_FRAME.pack(offset, length, _crc32(source, offset, length))
         for offset, length in extents
     )
 
 
-def _whole_frames(source: Source, header: Header) -> list[Extent]:
+def _whole_frames(source: Source) -> list[Extent]:
     record = source.record
     if record.frames == 0 or record.pixel_offset_bytes < 0:
         return []
     if dicom.is_encapsulated(record.transfer_syntax_uid):
         try:
-            frames = encapsulated_frames(source, header, record.frames)
+            frames = encapsulated_frames(source, record.frames)
         except UnsupportedPixels:
             return []
         return [frame[0] for frame in frames] if all(len(f) == 1 for f in frames) else []

@@ -33,15 +33,16 @@ def plan_chunks(
     instance may span many chunks. ``workers`` is how many are expected to share the work.
     """
     ordered = sorted((stored.record for stored in instances), key=_order)
-    left = sum(_weight(record, compression) for record in ordered)
+    sizes = [_size(record, compression) for record in ordered]
+    left = sum(max(size * record.frames, _LOOK_BYTES) for record, size in _with(ordered, sizes))
     chunks: list[Chunk] = []
     pieces: list[Piece] = []
     series, room = "", 0
-    for record in ordered:
+    for record, size in _with(ordered, sizes):
         if record.series_uid != series:
             _close(chunks, series, pieces)
             series, room = record.series_uid, _target(left, chunk_bytes, workers)
-        for piece, weight in _pieces(record, compression, chunk_bytes):
+        for piece, weight in _pieces(record, size, chunk_bytes):
             if pieces and weight > room:
                 _close(chunks, series, pieces)
                 room = _target(left, chunk_bytes, workers)
@@ -50,6 +51,10 @@ def plan_chunks(
             left -= weight
     _close(chunks, series, pieces)
     return chunks
+
+
+def _with(records: list[InstanceRecord], sizes: list[int]) -> Iterable[tuple[InstanceRecord, int]]:
+    return zip(records, sizes, strict=True)
 
 
 def _order(record: InstanceRecord) -> tuple[str, int, str]:
@@ -80,29 +85,23 @@ def _target(left: int, chunk_bytes: int, workers: int) -> int:
     return min(chunk_bytes, max(_SMALLEST_CHUNK_BYTES, left // (2 * max(1, workers))))
 
 
-def _frame_bytes(record: InstanceRecord) -> int:
+def _size(record: InstanceRecord, compression: Sequence[CompressionRule]) -> int:
+    """Return the bytes of one decoded frame, 0 for an instance that is only copied."""
+    if rules.choose(record, compression).form == rules.COPIED:
+        return 0
     return record.rows * record.columns * record.samples * max(1, record.bits_allocated // 8)
 
 
-def _weight(record: InstanceRecord, compression: Sequence[CompressionRule]) -> int:
-    if rules.choose(record, compression).form == rules.COPIED:
-        return _LOOK_BYTES
-    return record.frames * _frame_bytes(record)
-
-
-def _pieces(
-    record: InstanceRecord, compression: Sequence[CompressionRule], chunk_bytes: int
-) -> Iterable[tuple[Piece, int]]:
+def _pieces(record: InstanceRecord, size: int, chunk_bytes: int) -> Iterable[tuple[Piece, int]]:
     """Yield the smallest pieces of an instance that chunks are made of, with their weights.
 
     Frames go in runs of at most an eighth of a chunk, so that a chunk is filled well.
     """
     slim = replace(record, attributes={})  # search attributes are of no use to a worker
-    if rules.choose(record, compression).form == rules.COPIED:
+    if size == 0:
         yield Piece(slim), _LOOK_BYTES
         return
-    size = _frame_bytes(record)
-    run = max(1, chunk_bytes // 8 // max(1, size))
+    run = max(1, chunk_bytes // 8 // size)
     for first in range(0, record.frames, run):
         count = min(run, record.frames - first)
         yield Piece(slim, first, count), count * size

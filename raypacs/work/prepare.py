@@ -17,8 +17,6 @@ from functools import lru_cache
 
 from raypacs import dicom, layout
 from raypacs.config import Settings
-from raypacs.dicom import Header
-from raypacs.dicom_json import JsonHeaders
 from raypacs.errors import ConfigError, MalformedInstance, ProofFailed, UnsupportedPixels
 from raypacs.policy import rules
 from raypacs.records import InstanceRecord, Lease
@@ -26,6 +24,7 @@ from raypacs.storage.pack_writer import DeflatedBlock
 from raypacs.storage.tier import Buffer, Tier
 from raypacs.work.encode import EncodedFrames, copied_table, encode_frames
 from raypacs.work.headers import explicit_header, explicit_trailer
+from raypacs.work.metadata import SeriesMetadata
 from raypacs.work.parts import (
     Chunk,
     PartBlock,
@@ -52,6 +51,7 @@ __all__ = [
 # A larger object is read by ranges, so that one never fills a worker's memory.
 _WHOLE_BYTES = 16 * 1024 * 1024
 _DEFLATE_LEVEL = 4
+_PIXEL_GROUP_LENGTH = b"\xe0\x7f\0\0"
 _NOT_PREPARED = (UnsupportedPixels, ProofFailed, MalformedInstance)
 
 
@@ -82,7 +82,8 @@ def prepare_chunk(chunk: Chunk, context: PrepareContext) -> PartResult:
         TierFull: no room for the part.
     """
     started = time.perf_counter()
-    work = _ChunkWork(context, _json_headers(chunk.series_uid, context.inline_value_bytes))
+    metadata_of = _metadata_of(chunk.series_uid, context.inline_value_bytes, threading.get_ident())
+    work = _ChunkWork(context, metadata_of)
     results = [work.piece(piece) for piece in chunk.pieces]
     path = layout.attempt_part(context.token, chunk.series_uid, chunk.number)
     low_offset, metadata, headers = work.write(tier_of(context.web), path)
@@ -98,15 +99,11 @@ def prepare_chunk(chunk: Chunk, context: PrepareContext) -> PartResult:
     )
 
 
-def _json_headers(series_uid: str, inline_value_bytes: int) -> JsonHeaders:
-    return _json_headers_of(series_uid, inline_value_bytes, threading.get_ident())
-
-
 @lru_cache(maxsize=2)
-def _json_headers_of(series_uid: str, inline_value_bytes: int, thread: int) -> JsonHeaders:
+def _metadata_of(series_uid: str, inline_value_bytes: int, thread: int) -> SeriesMetadata:
     """Kept from chunk to chunk of a series, since its slices repeat most elements."""
     del series_uid, thread
-    return JsonHeaders(inline_value_bytes)
+    return SeriesMetadata(inline_value_bytes)
 
 
 @dataclass
@@ -114,12 +111,14 @@ class _ChunkWork:
     """What one chunk collects before it is written: at most its pixels' bytes."""
 
     context: PrepareContext
-    json_headers: JsonHeaders
+    metadata: SeriesMetadata
     scratch: Scratch = field(default_factory=Scratch)
     lows: list[memoryview] = field(default_factory=list)
     rests: list[memoryview] = field(default_factory=list)
     texts: list[bytes] = field(default_factory=list)
     headers: list[bytes] = field(default_factory=list)
+    _texts_length: int = 0
+    _headers_length: int = 0
 
     def piece(self, piece: Piece) -> PieceResult:
         """Prepare one piece, or say why its instance is copied."""
@@ -127,17 +126,16 @@ class _ChunkWork:
         tier = find_tier(self.context.tiers, record.tier)
         choice = rules.choose(record, self.context.compression)
         with Source(tier, record, self.scratch, whole_bytes=_WHOLE_BYTES) as source:
-            header = source.header()
             reason = choice.reason
             if choice.form == rules.HTJ2K:
                 try:
-                    return self._prepared(piece, source, header, reason)
+                    return self._prepared(piece, source, reason)
                 except _NOT_PREPARED as exc:
                     reason = str(exc)
-            return self._copied(piece, source, header, reason)
+            return self._copied(piece, source, reason)
 
-    def _prepared(self, piece: Piece, source: Source, header: Header, reason: str) -> PieceResult:
-        encoded = encode_frames(source, header, piece.first, piece.count)
+    def _prepared(self, piece: Piece, source: Source, reason: str) -> PieceResult:
+        encoded = encode_frames(source, piece.first, piece.count)
         result = PieceResult(
             record=piece.record,
             first=piece.first,
@@ -156,49 +154,29 @@ class _ChunkWork:
             raw_bytes=encoded.raw_bytes,
         )
         if piece.first == 0:
-            result = self._with_header(result, source, header, encoded)
+            result = self._with_header(result, source, encoded)
         self.lows += encoded.lows
         self.rests += encoded.rests
         return result
 
     def _with_header(
-        self, result: PieceResult, source: Source, header: Header, encoded: EncodedFrames
+        self, result: PieceResult, source: Source, encoded: EncodedFrames
     ) -> PieceResult:
-        record = source.record
-        converted = explicit_header(
-            header, photometric=encoded.photometric, interleaved=record.samples > 1
-        )
-        trailer = self._trailer(source, header)
-        if encoded.photometric != record.photometric or record.planar_configuration:
-            # Metadata describe the samples that decoders give.
-            header = dicom.scan(converted, dicom.EXPLICIT_VR_LE)
-        metadata = self._add_text(source, header)
-        offset = sum(map(len, self.headers))
-        self.headers += [converted, trailer]
+        """Add header, trailer and metadata, which describe the samples that decoders give."""
+        header = _explicit_header(source, encoded)
+        trailer = _trailer(source)
+        text = self.metadata.of_explicit(header, _uri(source.record))
+        offset = self._headers_length
+        self.headers += [header, trailer]
+        self._headers_length += len(header) + len(trailer)
         return replace(
             result,
-            metadata=metadata,
-            header=(offset, len(converted) + len(trailer)),
+            metadata=self._add_text(text),
+            header=(offset, len(header) + len(trailer)),
             trailer_length=len(trailer),
         )
 
-    def _trailer(self, source: Source, header: Header) -> bytes:
-        """Elements after Pixel Data: rare, but part of the data set."""
-        end = source.pixel_offset + source.pixel_length
-        if source.pixel_length < 0:
-            end = _end_of_fragments(source)
-        rest = source.read(end, source.size - end)
-        if not len(rest):
-            return b""
-        syntax = dicom.IMPLICIT_VR_LE if header.implicit else dicom.EXPLICIT_VR_LE
-        if header.big_endian:
-            syntax = dicom.EXPLICIT_VR_BE
-        try:
-            return explicit_trailer(rest, syntax, 0)
-        except MalformedInstance as exc:
-            raise UnsupportedPixels(f"after Pixel Data: {exc}") from exc
-
-    def _copied(self, piece: Piece, source: Source, header: Header, reason: str) -> PieceResult:
+    def _copied(self, piece: Piece, source: Source, reason: str) -> PieceResult:
         whole = piece.count in (0, piece.record.frames)
         return PieceResult(
             record=piece.record,
@@ -207,30 +185,29 @@ class _ChunkWork:
             form=rules.COPIED,
             reason=reason,
             transfer_syntax_uid=piece.record.transfer_syntax_uid,
-            table=copied_table(source, header) if whole else b"",
+            table=copied_table(source) if whole else b"",
             raw_bytes=piece.record.size_bytes if piece.first == 0 else 0,
             photometric=piece.record.photometric,
-            metadata=self._add_text(source, header) if piece.first == 0 else None,
+            metadata=self._add_text(self._source_text(source)) if piece.first == 0 else None,
         )
 
-    def _add_text(self, source: Source, header: Header) -> tuple[int, int]:
-        """Append the DICOM JSON of an instance; return its place in the metadata block."""
-        record = source.record
-        uri = (
-            f"/dicom-web/studies/{record.study_uid}/series/{record.series_uid}"
-            f"/instances/{record.sop_instance_uid}"
-        )
+    def _source_text(self, source: Source) -> str:
         try:
-            text = self.json_headers.text(header, uri).encode()
+            return self.metadata.of_header(source.header(), _uri(source.record))
         except MalformedInstance:
             # Received whole, so it stays in the series, with what identifies it.
-            text = _identity(record).encode()
-        offset = sum(map(len, self.texts))
+            return _identity(source.record)
+
+    def _add_text(self, text: str) -> tuple[int, int]:
+        """Append the DICOM JSON of an instance; return its place in the metadata block."""
+        data = text.encode()
         if self.texts:
             self.texts.append(b",")
-            offset += 1
-        self.texts.append(text)
-        return offset, len(text)
+            self._texts_length += 1
+        self.texts.append(data)
+        offset = self._texts_length
+        self._texts_length += len(data)
+        return offset, len(data)
 
     def write(self, tier: Tier, path: str) -> tuple[int, PartBlock, PartBlock]:
         """Write the part: rests, low parts, metadata, headers. Return where the last three lie."""
@@ -251,6 +228,44 @@ class _ChunkWork:
                 at + len(metadata.data), len(headers.data), headers.raw_length, headers.crc32
             ),
         )
+
+
+def _explicit_header(source: Source, encoded: EncodedFrames) -> bytes:
+    """Return the header in Explicit VR Little Endian, as it goes with decoded samples."""
+    record = source.record
+    as_it_is = encoded.photometric == record.photometric and not record.planar_configuration
+    plain = source.plain_header() if as_it_is else b""
+    if plain:
+        # A group length before Pixel Data would be wrong for codestreams.
+        return plain[:-12] if plain[-12:-8] == _PIXEL_GROUP_LENGTH else plain
+    return explicit_header(
+        source.header(), photometric=encoded.photometric, interleaved=record.samples > 1
+    )
+
+
+def _trailer(source: Source) -> bytes:
+    """Return the elements after Pixel Data: rare, but part of the data set."""
+    end = source.pixel_offset + source.pixel_length
+    if source.pixel_length < 0:
+        end = _end_of_fragments(source)
+    rest = source.read(end, source.size - end)
+    if not len(rest):
+        return b""
+    header = source.header()
+    syntax = dicom.IMPLICIT_VR_LE if header.implicit else dicom.EXPLICIT_VR_LE
+    if header.big_endian:
+        syntax = dicom.EXPLICIT_VR_BE
+    try:
+        return explicit_trailer(rest, syntax, 0)
+    except MalformedInstance as exc:
+        raise UnsupportedPixels(f"after Pixel Data: {exc}") from exc
+
+
+def _uri(record: InstanceRecord) -> str:
+    return (
+        f"/dicom-web/studies/{record.study_uid}/series/{record.series_uid}"
+        f"/instances/{record.sop_instance_uid}"
+    )
 
 
 def _identity(record: InstanceRecord) -> str:

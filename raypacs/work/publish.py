@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from raypacs import layout
 from raypacs.errors import NotFound
@@ -37,10 +38,15 @@ def publish_series(parts: Sequence[PartResult], context: PrepareContext) -> Prep
     header_path = layout.header_sidecar(path)
     web = tier_of(context.web)
     _drop_unfinished(web, (header_path, path))
-    with SidecarWriter(web, header_path, token=token) as sidecar:
-        header_bytes = series.write_sidecar(sidecar, web)
-    with PackWriter(web, path, token=token) as pack:
-        instances, pack_bytes = series.write_pack(pack, web)
+    # The sidecar is flushed while the pack is being written, and waited for before that is seen.
+    with (
+        ThreadPoolExecutor(1) as beside,
+        PackWriter(web, path, token=token) as pack,
+    ):
+        sidecar = beside.submit(series.write_sidecar, header_path, web)
+        index = series.write_pack(pack, web)
+        header_bytes = sidecar.result()
+        pack_bytes = pack.finish(index)
     return PreparedSeries(
         study_uid=study_uid,
         series_uid=series_uid,
@@ -50,7 +56,7 @@ def publish_series(parts: Sequence[PartResult], context: PrepareContext) -> Prep
         header_path=header_path,
         pack_bytes=pack_bytes,
         header_bytes=header_bytes,
-        instances=tuple(_prepared(one, series.prepared_bytes(one)) for one in instances),
+        instances=tuple(_prepared(one, series.prepared_bytes(one)) for one in index.instances),
         seconds=time.perf_counter() - started + sum(part.seconds for part in parts),
     )
 
@@ -115,8 +121,8 @@ class _Series:
         """Bytes of an instance's frames, or of its copied object, in the pack."""
         return self._bytes[instance.sop_instance_uid]
 
-    def write_sidecar(self, sidecar: SidecarWriter, web: Tier) -> int:
-        """Write metadata and headers of all instances; return the size in bytes."""
+    def write_sidecar(self, path: str, web: Tier) -> int:
+        """Write and publish metadata and headers of all instances; return the size in bytes."""
         entries = []
         for number, part in enumerate(self._parts):
             for piece in part.pieces:
@@ -133,10 +139,11 @@ class _Series:
                 )
         metadata = [_block(web, part, part.metadata) for part in self._parts]
         headers = [_block(web, part, part.headers) for part in self._parts]
-        return sidecar.finish(metadata, headers, entries)
+        with SidecarWriter(web, path, token=self._context.token) as sidecar:
+            return sidecar.finish(metadata, headers, entries)
 
-    def write_pack(self, pack: PackWriter, web: Tier) -> tuple[list[PackInstance], int]:
-        """Write low parts, rests, copied objects and the index."""
+    def write_pack(self, pack: PackWriter, web: Tier) -> PackIndex:
+        """Write low parts, rests and copied objects; return the index."""
         for part in self._parts:
             lows = ((piece, piece.low_length) for piece in part.pieces)
             for data in self._kept(web, part, part.low_offset, lows):
@@ -146,17 +153,13 @@ class _Series:
             for data in self._kept(web, part, 0, rests):
                 pack.write_rest(data)
         instances, table = self._index(pack)
-        series_uid = self._parts[0].series_uid
-        size = pack.finish(
-            PackIndex(
-                self._context.study_uid,
-                series_uid,
-                self._context.token,
-                tuple(instances),
-                b"".join(table),
-            )
+        return PackIndex(
+            study_uid=self._context.study_uid,
+            series_uid=self._parts[0].series_uid,
+            token=self._context.token,
+            instances=tuple(instances),
+            table=b"".join(table),
         )
-        return instances, size
 
     def _is_copied(self, piece: PieceResult) -> bool:
         return piece.record.sop_instance_uid in self._copied
@@ -182,52 +185,38 @@ class _Series:
         table: list[bytes] = []
         low, rest, rows = pack.low_offset, pack.rest_offset, 0
         for uid, pieces in self._pieces.items():
-            piece = pieces[0]
             if uid in self._copied:
-                instance, data = self._copied_instance(pieces, pack)
+                fields = self._copied_fields(pieces, pack)
+                data = pieces[0].table if len(pieces) == 1 else b""
             else:
-                data = b"".join(one.table for one in pieces)
-                lows = sum(one.low_length for one in pieces)
-                rests = sum(one.rest_length for one in pieces)
-                instance = replace(
-                    _pack_instance(piece, form=rules.HTJ2K, reason=piece.reason),
-                    transfer_syntax_uid=piece.transfer_syntax_uid,
-                    photometric=piece.photometric,
-                    colour_transform=piece.colour_transform,
-                    pixel_vr=piece.pixel_vr,
-                    levels=piece.levels,
-                    low_halvings=piece.low_halvings,
-                    low_offset=low,
-                    rest_offset=rest,
-                    raw_bytes=sum(one.raw_bytes for one in pieces),
-                    lossless_proven=True,
-                )
+                fields = _prepared_fields(pieces) | {"low_offset": low, "rest_offset": rest}
+                data = b"".join(piece.table for piece in pieces)
+                lows = sum(piece.low_length for piece in pieces)
+                rests = sum(piece.rest_length for piece in pieces)
                 self._bytes[uid] = lows + rests
                 low, rest = low + lows, rest + rests
             count = len(data) // pack_format.FRAME.size
-            instances.append(replace(instance, first_frame=rows, table_rows=count))
+            instances.append(PackInstance(**fields, first_frame=rows, table_rows=count))
             table.append(data)
             rows += count
         return instances, table
 
-    def _copied_instance(
-        self, pieces: Sequence[PieceResult], pack: PackWriter
-    ) -> tuple[PackInstance, bytes]:
+    def _copied_fields(self, pieces: Sequence[PieceResult], pack: PackWriter) -> dict[str, Any]:
         """Copy an instance as received; the reason is that of its first piece that has one."""
         record = pieces[0].record
         offset, length, crc = pack.write_object(self._object(record))
         bad = next((piece for piece in pieces if piece.form == rules.COPIED), pieces[0])
-        instance = replace(
-            _pack_instance(pieces[0], form=rules.COPIED, reason=bad.reason),
-            transfer_syntax_uid=record.transfer_syntax_uid,
-            photometric=record.photometric,
-            object_offset=offset,
-            object_length=length,
-            object_crc32=crc,
-            raw_bytes=record.size_bytes,
-        )
         self._bytes[record.sop_instance_uid] = length
-        return instance, pieces[0].table if len(pieces) == 1 else b""
+        return _common_fields(record) | {
+            "form": rules.COPIED,
+            "reason": bad.reason,
+            "transfer_syntax_uid": record.transfer_syntax_uid,
+            "photometric": record.photometric,
+            "object_offset": offset,
+            "object_length": length,
+            "object_crc32": crc,
+            "raw_bytes": record.size_bytes,
+        }
 
     def _object(self, record: InstanceRecord) -> Iterator[bytes]:
         tier = find_tier(self._context.tiers, record.tier)
@@ -241,22 +230,34 @@ def _is_whole(pieces: Sequence[PieceResult]) -> bool:
     )
 
 
-def _pack_instance(piece: PieceResult, *, form: str, reason: str) -> PackInstance:
-    record = piece.record
-    return PackInstance(
-        sop_instance_uid=record.sop_instance_uid,
-        sop_class_uid=record.sop_class_uid,
-        form=form,
-        reason=reason,
-        transfer_syntax_uid="",
-        frames=record.frames,
-        rows=record.rows,
-        columns=record.columns,
-        samples=record.samples,
-        bits_allocated=record.bits_allocated,
-        bits_stored=record.bits_stored,
-        pixel_representation=record.pixel_representation,
-    )
+def _prepared_fields(pieces: Sequence[PieceResult]) -> dict[str, Any]:
+    piece = pieces[0]
+    return _common_fields(piece.record) | {
+        "form": rules.HTJ2K,
+        "reason": piece.reason,
+        "transfer_syntax_uid": piece.transfer_syntax_uid,
+        "photometric": piece.photometric,
+        "colour_transform": piece.colour_transform,
+        "pixel_vr": piece.pixel_vr,
+        "levels": piece.levels,
+        "low_halvings": piece.low_halvings,
+        "raw_bytes": sum(one.raw_bytes for one in pieces),
+        "lossless_proven": True,
+    }
+
+
+def _common_fields(record: InstanceRecord) -> dict[str, Any]:
+    return {
+        "sop_instance_uid": record.sop_instance_uid,
+        "sop_class_uid": record.sop_class_uid,
+        "frames": record.frames,
+        "rows": record.rows,
+        "columns": record.columns,
+        "samples": record.samples,
+        "bits_allocated": record.bits_allocated,
+        "bits_stored": record.bits_stored,
+        "pixel_representation": record.pixel_representation,
+    }
 
 
 def _block(web: Tier, part: PartResult, block: PartBlock) -> DeflatedBlock:

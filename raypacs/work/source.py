@@ -35,11 +35,15 @@ class Scratch:
     def __init__(self) -> None:
         self._data = bytearray()
 
-    def room(self, size: int) -> memoryview:
-        """Return ``size`` bytes; what was returned before is overwritten."""
-        if len(self._data) < size:
-            self._data = bytearray(size)  # not extended: the old one may still be looked at
-        return memoryview(self._data)[:size]
+    def room(self, size: int, *, aligned_at: int = 0) -> memoryview:
+        """Return ``size`` bytes; what was returned before is overwritten.
+
+        Byte ``aligned_at`` of them begins a word of 64 bits, so that pixels are fast to look at.
+        """
+        skip = -aligned_at % 8
+        if len(self._data) < size + skip:
+            self._data = bytearray(size + 8)  # not extended: the old one may still be looked at
+        return memoryview(self._data)[skip : skip + size]
 
 
 class Source:
@@ -59,6 +63,7 @@ class Source:
         self.pixel_length = record.pixel_length_bytes
         self._tier, self._scratch, self._whole_bytes = tier, scratch, whole_bytes
         self._whole: memoryview | None = None
+        self._header: Header | None = None
         self._fd = -1
 
     def __enter__(self) -> Self:
@@ -108,6 +113,11 @@ class Source:
         Raises:
             MalformedInstance: it cannot be parsed.
         """
+        if self._header is None:
+            self._header = self._scanned()
+        return self._header
+
+    def _scanned(self) -> Header:
         start = 0 if self._inflated else self.record.dataset_offset_bytes
         if self._whole is not None:
             header = dicom.scan(self._whole, self._syntax, start)
@@ -120,6 +130,16 @@ class Source:
             # Without the Pixel Data element itself: its value is not in the buffer.
             end = self.pixel_offset - (8 if self._syntax == dicom.IMPLICIT_VR_LE else 12)
         return dicom.scan(self.read(0, end), self._syntax, start)
+
+    def plain_header(self) -> bytes:
+        """Return the bytes before Pixel Data if they are Explicit VR Little Endian, else b''.
+
+        Nothing is scanned: where Pixel Data begins is known from when the instance was received.
+        """
+        start, end = self.record.dataset_offset_bytes, self.pixel_offset - 12
+        if self.transfer_syntax_uid != dicom.EXPLICIT_VR_LE or end <= start:
+            return b""
+        return bytes(self.read(start, end - start))
 
     def pixel_tag(self) -> int:
         """Return the tag of the element whose value lies at ``pixel_offset``."""
@@ -155,7 +175,7 @@ class Source:
         if self._fd < 0:
             self._whole = memoryview(self._tier.read(self.record.path))
             return
-        whole = self._scratch.room(size)
+        whole = self._scratch.room(size, aligned_at=max(0, self.pixel_offset))
         self._fill(whole, 0)
         self._whole = whole
 

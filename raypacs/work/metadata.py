@@ -1,0 +1,95 @@
+"""DICOM JSON of one instance after another of a series, on the hot path of PREPARE.
+
+:class:`raypacs.dicom_json.JsonHeaders` makes the text. For Explicit VR Little Endian the text of an
+element is kept here by the element's bytes, so that what repeats from slice to slice costs one
+look-up an element and no parse.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from raypacs import dicom
+from raypacs.dicom import Element, Header
+from raypacs.dicom_json import JsonHeaders
+from raypacs.errors import MalformedInstance
+
+_CHARSET = 0x00080005
+_LONG_VR = frozenset(
+    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+)
+_UNDEFINED = 0xFFFFFFFF
+_LONGEST_KEPT_BYTES = 4096
+_MOST_KEPT = 20_000
+_head = struct.Struct("<HH2sH").unpack_from
+_length = struct.Struct("<I").unpack_from
+
+
+class SeriesMetadata:
+    """Makes DICOM JSON; one object per series and thread."""
+
+    def __init__(self, inline_value_bytes: int) -> None:
+        self._json = JsonHeaders(inline_value_bytes)
+        self._kept: dict[bytes, str] = {}
+        self._charset = b""
+
+    def of_header(self, header: Header, uri: str) -> str:
+        """Return the DICOM JSON object of a scanned header. Raises MalformedInstance."""
+        return self._json.text(header, uri)
+
+    def of_explicit(self, data: bytes, uri: str) -> str:
+        """Return the DICOM JSON object of a data set before Pixel Data.
+
+        ``data`` is Explicit VR Little Endian; elements of undefined length take the slow way.
+
+        Raises:
+            MalformedInstance: it cannot be parsed.
+        """
+        parts: list[str] = []
+        kept = self._kept
+        at, end = 0, len(data)
+        charset: Element | None = None
+        while at < end:
+            try:
+                group, number, vr, size = _head(data, at)
+                value = at + 8
+                if vr in _LONG_VR:
+                    (size,) = _length(data, value)
+                    value += 4
+            except struct.error as exc:
+                raise MalformedInstance("data set ends within an element header") from exc
+            if size == _UNDEFINED:
+                return self.of_header(dicom.scan(data, dicom.EXPLICIT_VR_LE), uri)
+            after = value + size
+            raw = data[at:after]
+            if number == 5 and group == 8:
+                charset = Element(_CHARSET, "CS", at, value, size)
+                if raw != self._charset:
+                    kept.clear()
+                    self._charset = raw
+            text = kept.get(raw)
+            if text is None:
+                element = Element(group << 16 | number, vr.decode("latin-1"), at, value, size)
+                text = self._text(data, element, charset, uri)
+                if size <= _LONGEST_KEPT_BYTES and "BulkDataURI" not in text:
+                    self._keep(raw, text)
+            if text:
+                parts.append(text)
+            at = after
+        if at != end:
+            raise MalformedInstance("the last element is truncated")
+        return "{" + ",".join(parts) + "}"
+
+    def _keep(self, raw: bytes, text: str) -> None:
+        if len(self._kept) >= _MOST_KEPT:
+            self._kept.clear()
+        self._kept[raw] = text
+
+    def _text(self, data: bytes, element: Element, charset: Element | None, uri: str) -> str:
+        """Return `"ggggeeee":{...}` of one element; '' for what JSON leaves out."""
+        if charset is None or charset.tag == element.tag:
+            header = Header(data, [element], False, False, len(data))
+            return self._json.text(header, uri)[1:-1]
+        alone = self._json.text(Header(data, [charset], False, False, len(data)), uri)
+        both = self._json.text(Header(data, [charset, element], False, False, len(data)), uri)
+        return both[len(alone) : -1]  # after `{"00080005":{...}` and its comma
