@@ -18,7 +18,9 @@ class RawSender:
         body = struct.pack(">HH", 1, 0) + b"ANY".ljust(16) + b"RAW".ljust(16) + bytes(32)
         body += self._item(0x10, b"1.2.840.10008.3.1.1.1")
         for n, (abstract, syntax) in enumerate(contexts or ((CT, SYNTAX),)):
-            context = self._item(0x30, abstract.encode()) + self._item(0x40, syntax.encode())
+            context = self._item(0x30, abstract.encode())
+            if syntax:
+                context += self._item(0x40, syntax.encode())
             body += self._item(0x20, struct.pack(">BBBB", 2 * n + 1, 0, 0, 0) + context)
         body += self._item(0x50, user)
         self.socket.sendall(struct.pack(">BBI", 1, 0, len(body)) + body)

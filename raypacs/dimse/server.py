@@ -78,6 +78,10 @@ class SharedPortServer(ThreadedAssociationServer):
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         super().server_bind()
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log what ended a connection (the base class prints it)."""
+        LOG.exception("an association ended with an error")
+
     def shutdown(self) -> None:
         """Stop listening; associations go on."""
         BaseServer.shutdown(self)
@@ -121,8 +125,12 @@ class AssociationHandler(RequestHandler):
 
 def _order_transfer_syntaxes(event: Any) -> None:
     """Before negotiation: put the transfer syntax to accept first in each proposed context."""
-    for context in event.assoc.requestor.primitive.presentation_context_definition_list:
+    request = event.assoc.requestor.primitive
+    # One without any transfer syntax is against PS3.8 9.3.2.2 and would end in an IndexError.
+    proposed = [cx for cx in request.presentation_context_definition_list if cx.transfer_syntax]
+    for context in proposed:
         context.transfer_syntax = preferred_first(context.transfer_syntax)
+    request.presentation_context_definition_list = proposed
 
 
 class DicomServer:

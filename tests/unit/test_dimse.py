@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -303,6 +304,22 @@ def test_what_breaks_the_protocol_is_aborted(
     assert kind == 7  # A-ABORT
     raw.socket.close()
     assert port.stored() == {}
+
+
+def test_garbage_instead_of_an_association_harms_nobody(make_port: Callable[..., Port]) -> None:
+    port = make_port()
+    for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\x01\x00\x00\x00\x00\x04abcd", b""):
+        with socket.create_connection(("127.0.0.1", port.server.port), timeout=10) as one:
+            one.sendall(garbage)
+    raw = RawSender(port.server.port, (CT, SYNTAX), (CT, PRIVATE_SYNTAX))
+    assert raw.store(3, CT, "1.2.3.1", data_set()) == 0
+    raw.socket.close()
+
+
+def test_a_context_without_transfer_syntax_is_left_out(make_port: Callable[..., Port]) -> None:
+    raw = RawSender(make_port().server.port, (CT, SYNTAX), (CT, ""))
+    assert raw.store(1, CT, "1.2.3.1", data_set()) == 0
+    raw.socket.close()
 
 
 def test_a_store_without_data_set_is_answered(make_port: Callable[..., Port]) -> None:

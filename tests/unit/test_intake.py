@@ -64,6 +64,15 @@ def test_part10_is_kept_as_sent_and_known_by_its_data_set(tmp_path: Path, index:
     assert len(index.instances) == 1
 
 
+def test_part10_whose_meta_names_another_instance_is_kept(tmp_path: Path, index: FakeIndex) -> None:
+    intake = make_intake(tmp_path, index)
+    file = file_meta(CT, "9.9.9", SYNTAX) + data_set()
+    answer = intake.store_part10(file, source="cli")
+    assert (answer.outcome, answer.sop_instance_uid) == (Outcome.STORED, "1.2.3.1")
+    assert image_tier(tmp_path / "image").read(files(tmp_path, "studies/")[0]) == file
+    intake.close()
+
+
 @pytest.mark.parametrize("registered", [False, True])
 def test_the_same_again_changes_nothing(tmp_path: Path, index: FakeIndex, registered: bool) -> None:
     intake = make_intake(tmp_path, index, register_interval_s=0.02 if registered else 1.0)
