@@ -150,8 +150,8 @@ def in_lists(values: Iterable[Item]) -> Iterator[list[Item]]:
         yield every[start : start + _IN_LIST]
 
 
-def _to_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+# Made once: json.dumps with options builds an encoder per call.
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @functools.lru_cache(maxsize=4096)

@@ -14,6 +14,7 @@ from alembic.migration import MigrationContext
 from raypacs.config import Settings, TierSettings
 from raypacs.errors import (
     ConfigError,
+    InvalidQuery,
     MasterUnavailable,
     NotFound,
     StaleEpoch,
@@ -400,6 +401,32 @@ class TestQueue:
         assert len(index.reader.unprepared("1.2.3")) == 1
         assert index.balanced()
 
+    def test_packs_taken_over_are_never_called_stale(self, index: Index) -> None:
+        index.received()
+        index.writer.register([instance_record(series="1.2.3.2")], T)
+        first = index.leased()
+        half = WorkResult(packs=index.prepare(first).packs[:1], error="half")
+        index.writer.report(first, half, QUIET + 1)
+        (second,) = index.writer.lease("n2", ["PREPARE"], 1, QUIET + 10)
+        before = _everything(index.engine)
+        assert index.writer.report(first, half, QUIET + 11) == State.IN_PROCESS
+        assert _everything(index.engine) == before
+        index.writer.report(second, index.prepare(second), QUIET + 12)
+        assert len(index.reader.packs("1.2.3")) == 2
+        assert index.balanced()
+
+    def test_an_instance_prepared_before_does_not_count_twice(self, index: Index) -> None:
+        index.received()
+        lease = index.leased()
+        everything = index.prepare(lease)
+        index.writer.report(lease, everything, QUIET + 1)
+        index.received(count=1, now=QUIET + 2)
+        second = index.leased(QUIET + 10)
+        series = prepared_series(index.reader.instances("1.2.3"), second)
+        index.writer.report(second, WorkResult(packs=(series,)), QUIET + 11)
+        study = index.reader.study("1.2.3")
+        assert (study["prepared_count"], study["raw_bytes"]) == (4, 4 * 524_288)
+
     def test_leaving_out_instances_silently_is_an_error(self, index: Index) -> None:
         index.received()
         lease = index.leased()
@@ -437,6 +464,150 @@ class TestQueue:
         ]
         assert sorted(taken) == ["1.0", "1.1", "1.2", "1.3"]
         assert index.writer.lease("n1", ["OTHER"], 2, QUIET) == []
+
+
+class TestSearch:
+    """QIDO-RS matching (PS3.18 section 10.6, PS3.4 section C.2.2.2)."""
+
+    @pytest.fixture
+    def filled(self, index: Index) -> Index:
+        def put(study: str, modality: str, number: int, **attributes: str) -> None:
+            index.writer.register(
+                [
+                    instance_record(
+                        study=study,
+                        series=f"{study}.{number}",
+                        number=number,
+                        modality=modality,
+                        attributes={"SeriesNumber": str(number), **attributes},
+                    )
+                ],
+                T,
+            )
+
+        put(
+            "1.1",
+            "CT",
+            1,
+            PatientName="Doe^Jane",
+            PatientID="A_1",
+            StudyDate="20240131",
+            StudyTime="101500.5",
+            SeriesDescription="Axial 50%",
+        )
+        put("1.1", "SR", 2)
+        put(
+            "1.2",
+            "MR",
+            1,
+            PatientName="Yamada^Tarou=山田^太郎=やまだ^たろう",
+            PatientID="AB1",
+            StudyDate="2024.02.29",
+            StudyTime="2359",
+            ReferringPhysicianName="Müller^Ärzt",
+        )
+        put(
+            "1.3",
+            "CT",
+            1,
+            PatientName="DOE^JOHN^^",
+            PatientID="c",
+            StudyDate="20231231",
+            AccessionNumber="77",
+        )
+        return index
+
+    @pytest.mark.parametrize(
+        ("params", "expected"),
+        [
+            ({}, "1.2 1.1 1.3"),
+            ({"limit": "2"}, "1.2 1.1"),
+            ({"limit": ["1"], "offset": ["1"]}, "1.1"),
+            ({"limit": "0"}, ""),
+            ({"PatientName": "doe*"}, "1.1 1.3"),
+            ({"PatientName": "DOE^JOHN"}, "1.3"),
+            ({"00100010": "doe^j?ne"}, "1.1"),
+            ({"PatientName": "山田*"}, "1.2"),
+            ({"PatientName": "やまだ^たろう"}, "1.2"),
+            ({"PatientName": "yamada^tarou"}, "1.2"),
+            ({"PatientName": "*tarou"}, "1.2"),
+            ({"ReferringPhysicianName": "müller*"}, "1.2"),
+            ({"ReferringPhysicianName": "MÜLLER^ÄRZT"}, "1.2"),
+            ({"PatientID": "A_1"}, "1.1"),
+            ({"PatientID": "A_*"}, "1.1"),
+            ({"PatientID": "A?1"}, "1.2 1.1"),
+            ({"PatientID": "a*"}, ""),
+            ({"PatientID": "C"}, ""),
+            ({"PatientID": "%"}, ""),
+            ({"PatientID": "' OR 1=1 --"}, ""),
+            ({"PatientID": ""}, "1.2 1.1 1.3"),
+            ({"PatientID": "*"}, "1.2 1.1 1.3"),
+            ({"StudyDate": "20240131"}, "1.1"),
+            ({"StudyDate": "20240101-"}, "1.2 1.1"),
+            ({"StudyDate": "-20240131"}, "1.1 1.3"),
+            ({"StudyDate": "20240131-20240229"}, "1.2 1.1"),
+            ({"StudyTime": "1015"}, "1.1"),
+            ({"StudyTime": "10-101500"}, "1.1"),
+            ({"StudyTime": "-1014"}, ""),
+            ({"StudyTime": "23-"}, "1.2"),
+            ({"StudyInstanceUID": "1.3,1.1"}, "1.1 1.3"),
+            ({"StudyInstanceUID": ["1.3", "1.1"]}, "1.1 1.3"),
+            ({"StudyInstanceUID": "1.3\\1.1"}, "1.1 1.3"),
+            ({"ModalitiesInStudy": "SR"}, "1.1"),
+            ({"ModalitiesInStudy": "SR,MR"}, "1.2 1.1"),
+            ({"AccessionNumber": "7*"}, "1.3"),
+            ({"NumberOfStudyRelatedSeries": "2"}, "1.1"),
+            ({"NumberOfStudyRelatedSeries": "two"}, ""),
+            ({"includefield": "all", "fuzzymatching": "true", "Unknown": "x"}, "1.2 1.1 1.3"),
+        ],
+    )
+    def test_studies(self, filled: Index, params: dict[str, str], expected: str) -> None:
+        found = filled.reader.search_studies(params)
+        assert [row["StudyInstanceUID"] for row in found] == expected.split()
+
+    def test_computed_attributes(self, filled: Index) -> None:
+        (found,) = filled.reader.search_studies({"PatientID": "A_1"})
+        assert found == {
+            "PatientName": "Doe^Jane",
+            "PatientID": "A_1",
+            "StudyDate": "20240131",
+            "StudyTime": "101500.5",
+            "StudyInstanceUID": "1.1",
+            "InstanceAvailability": "ONLINE",
+            "ModalitiesInStudy": "CT\\SR",
+            "NumberOfStudyRelatedSeries": 2,
+            "NumberOfStudyRelatedInstances": 2,
+        }
+
+    def test_series(self, filled: Index) -> None:
+        def uids(**params: str) -> list[str]:
+            return [row["SeriesInstanceUID"] for row in filled.reader.search_series(params)]
+
+        assert uids() == ["1.1.1", "1.1.2", "1.2.1", "1.3.1"]
+        assert uids(StudyInstanceUID="1.1", Modality="SR") == ["1.1.2"]
+        assert uids(SeriesNumber="2") == ["1.1.2"]
+        assert uids(SeriesDescription="*50%") == ["1.1.1"]
+        assert uids(PatientName="doe*", Modality="CT") == ["1.1.1", "1.3.1"]
+        (row,) = filled.reader.search_series({"SeriesInstanceUID": "1.1.2"})
+        assert (row["SeriesNumber"], row["NumberOfSeriesRelatedInstances"]) == (2, 1)
+        assert (row["Modality"], row["PatientID"]) == ("SR", "A_1")
+
+    def test_instances(self, filled: Index) -> None:
+        found = filled.reader.search_instances({"StudyInstanceUID": "1.1", "InstanceNumber": "2"})
+        assert [row["SOPInstanceUID"] for row in found] == ["1.1.2.2"]
+        assert (found[0]["Rows"], found[0]["SeriesInstanceUID"]) == (512, "1.1.2")
+        assert (
+            len(filled.reader.search_instances({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"})) == 4
+        )
+        assert filled.reader.search_instances({"SOPInstanceUID": "9"}) == []
+
+    @pytest.mark.parametrize(
+        "params",
+        [{"limit": "x"}, {"offset": "-1"}, {"StudyDate": "today"}, {"StudyTime": "-"}],
+    )
+    def test_what_cannot_be_is_refused(self, index: Index, params: dict[str, str]) -> None:
+        with pytest.raises(InvalidQuery):
+            index.reader.search_studies(params)
 
 
 class TestDelete:
