@@ -24,7 +24,7 @@ from raypacs.storage.intake import Intake, Stored
 from raypacs.storage.tier import Buffer
 
 LOG = logging.getLogger(__name__)
-PROCESSING_FAILURE = 0x0110  # PS3.7 annex C.5.21
+PROCESSING_FAILURE = 0x0110  # PS3.7 annex C
 _FLUSH_S = 5.0
 
 _LOSSLESS = frozenset(
