@@ -23,8 +23,8 @@ Two places, on purpose:
   index. Without a file the defaults hold. `raypacs config check` checks it; `--config FILE` names
   another one, `--data-dir` overrides `data_dir`.
 - **Settings** live in the index, versioned and audited, the same for every node:
-  `raypacs config export settings.toml`, edit, `raypacs config apply settings.toml`. The `version` in
-  the file is the one exported: if somebody else changed the settings meanwhile, nothing is applied.
+  `raypacs config export settings.toml`, edit, `raypacs config apply settings.toml`. The `version`
+  in the file is the one exported: if somebody else changed the settings since, nothing is applied.
   `--dry-run` shows what would change.
 
 An unknown key is an error that names the nearest known one. Sizes are in bytes (`_bytes`), times in
@@ -42,8 +42,8 @@ access = "open"        # no access control: only behind a firewall
 ae_title = "RAYPACS"
 ```
 
-Settings: no wavelet for ultrasound clips of one sender, and a second image tier. `config apply` takes
-whole settings, so start from `config export`:
+Settings: no wavelet for ultrasound clips of one sender, and a second image tier. `config apply`
+takes whole settings, so start from `config export`:
 ```toml
 [[compression]]
 name = "clips stay as they are"
