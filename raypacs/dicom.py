@@ -1,56 +1,57 @@
-"""DICOM vocabulary: Part 10 framing, a fast top-level scan of a data set, and instance records.
+"""DICOM Part 10 framing, and the record that describes a received instance.
 
-Nothing here does I/O; everything works on a buffer. The scan is on the hot path of receive and
-prepare, so it walks element headers only (PS3.5 section 7.1) and decodes a value when asked.
-pydicom is the reference it is tested against.
+Nothing here does I/O; everything works on a buffer. The walk over elements is
+:mod:`raypacs.dataset`, the transfer syntaxes are in :mod:`raypacs.uids`; both are offered here too.
 """
 
 from __future__ import annotations
 
 import struct
-import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import NamedTuple
 
-from pydicom.charset import convert_encodings, decode_bytes
-from pydicom.datadict import dictionary_VR, keyword_dict
-from pydicom.uid import AllTransferSyntaxes
+from pydicom.datadict import keyword_dict
 
+from raypacs.dataset import (
+    LONG_VR,
+    PIXEL_DATA,
+    PIXEL_TAGS,
+    Buffer,
+    Element,
+    Header,
+    encodings_of,
+    implicit_vr,
+    inflate,
+    items,
+    scan,
+)
 from raypacs.errors import MalformedInstance
 from raypacs.layout import checked_uid
 from raypacs.records import InstanceRecord
+from raypacs.uids import (
+    DEFLATED,
+    DEFLATED_EXPLICIT_VR_LE,
+    ENCAPSULATED_UNCOMPRESSED,
+    EXPLICIT_VR_BE,
+    EXPLICIT_VR_LE,
+    HTJ2K_LOSSLESS,
+    HTJ2K_LOSSLESS_RPCL,
+    IMPLICIT_VR_LE,
+    KNOWN_TRANSFER_SYNTAXES,
+    NATIVE,
+    RLE_LOSSLESS,
+    is_encapsulated,
+)
 
-Buffer = bytes | bytearray | memoryview
-
-IMPLICIT_VR_LE = "1.2.840.10008.1.2"
-EXPLICIT_VR_LE = "1.2.840.10008.1.2.1"
-DEFLATED_EXPLICIT_VR_LE = "1.2.840.10008.1.2.1.99"
-EXPLICIT_VR_BE = "1.2.840.10008.1.2.2"
-RLE_LOSSLESS = "1.2.840.10008.1.2.5"
-HTJ2K_LOSSLESS = "1.2.840.10008.1.2.4.201"
-HTJ2K_LOSSLESS_RPCL = "1.2.840.10008.1.2.4.202"
-ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"
-NATIVE = frozenset({IMPLICIT_VR_LE, EXPLICIT_VR_LE, DEFLATED_EXPLICIT_VR_LE, EXPLICIT_VR_BE})
-DEFLATED = frozenset({DEFLATED_EXPLICIT_VR_LE, "1.2.840.10008.1.2.4.95"})
+__all__ = [
+    "DEFLATED", "DEFLATED_EXPLICIT_VR_LE", "ENCAPSULATED_UNCOMPRESSED", "EXPLICIT_VR_BE",
+    "EXPLICIT_VR_LE", "HTJ2K_LOSSLESS", "HTJ2K_LOSSLESS_RPCL", "IMPLICIT_VR_LE",
+    "KNOWN_TRANSFER_SYNTAXES", "NATIVE", "PIXEL_DATA", "PIXEL_TAGS", "RLE_LOSSLESS", "Buffer",
+    "Element", "Header", "Part10", "describe", "encodings_of", "file_meta", "implicit_vr",
+    "inflate", "is_encapsulated", "items", "scan", "split_part10", "tag_of",
+]  # fmt: skip
 
 IMPLEMENTATION_CLASS_UID = "2.25.302197540217546211637817203398563019407"
 IMPLEMENTATION_VERSION_NAME = "RAYPACS_0_1"
-
-PIXEL_DATA = 0x7FE00010
-PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, PIXEL_DATA})
-_UNDEFINED = 0xFFFFFFFF
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_LONG_VR = frozenset(
-    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
-)
-_SHORT_VR = frozenset(
-    {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT"}
-    | {b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
-)
-_VR_TEXT = {vr: vr.decode() for vr in _LONG_VR | _SHORT_VR}
-_DEEPEST = 64
 
 
 def tag_of(keyword: str) -> int:
@@ -90,11 +91,6 @@ SEARCH_KEYWORDS = (
 )
 
 
-def is_encapsulated(transfer_syntax_uid: str) -> bool:
-    """Say if Pixel Data is a sequence of fragments in this transfer syntax (PS3.5 A.4)."""
-    return transfer_syntax_uid not in NATIVE
-
-
 class Part10(NamedTuple):
     """File meta information of a Part 10 file (PS3.10 section 7.1)."""
 
@@ -103,96 +99,6 @@ class Part10(NamedTuple):
     sop_instance_uid: str
     dataset_offset: int
     source_ae: str = ""
-
-
-class Element(NamedTuple):
-    """One top-level data element: ``length`` is -1 where it is undefined."""
-
-    tag: int
-    vr: str
-    start: int
-    value_offset: int
-    length: int
-
-
-@dataclass(slots=True)
-class Header:
-    """The top-level elements of a data set up to and including Pixel Data.
-
-    ``end`` is the offset after the last element seen (start of the Pixel Data value if there is
-    one). Offsets are into ``buf``.
-    """
-
-    buf: Buffer
-    elements: list[Element]
-    implicit: bool
-    big_endian: bool
-    end: int
-    pixel: Element | None = None
-    _by_tag: dict[int, Element] = field(default_factory=dict)
-    _encodings: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        self._by_tag = {element.tag: element for element in self.elements}
-
-    def has(self, tag: int) -> bool:
-        """Say if the element is present (it may be empty)."""
-        return tag in self._by_tag
-
-    def element(self, tag: int) -> Element | None:
-        """Return the element or None."""
-        return self._by_tag.get(tag)
-
-    def raw(self, tag: int) -> bytes:
-        """Return the value bytes, empty if absent or of undefined length."""
-        element = self._by_tag.get(tag)
-        if element is None or element.length <= 0:
-            return b""
-        return bytes(self.buf[element.value_offset : element.value_offset + element.length])
-
-    def text(self, tag: int) -> str:
-        """Return the value as text in the data set's character set, padding stripped."""
-        value = self.raw(tag).rstrip(b" \0")
-        if not value:
-            return ""
-        if value.isascii() and b"\x1b" not in value:
-            return value.decode("ascii").strip()
-        return decode_bytes(value, self.encodings(), {0x5C, 0x5E, 0x3D}).strip()
-
-    def number(self, tag: int, default: int = 0) -> int:
-        """Return the first value of a US, SS, UL, SL or IS element, else ``default``."""
-        element, value = self._by_tag.get(tag), self.raw(tag)
-        if element is None or not value:
-            return default
-        if element.vr in ("IS", "DS", "LO", "SH", "CS") or len(value) not in (2, 4):
-            first = value.split(b"\\")[0].strip(b" \0")
-            try:
-                return int(float(first))
-            except (ValueError, OverflowError):
-                return default
-        signed = element.vr in ("SS", "SL")
-        size = 2 if element.vr in ("US", "SS") else len(value)
-        return int.from_bytes(value[:size], "big" if self.big_endian else "little", signed=signed)
-
-    def encodings(self) -> list[str]:
-        """Python codecs of Specific Character Set (0008,0005)."""
-        if self._encodings is None:
-            self._encodings = encodings_of(self.raw(0x00080005))
-        return self._encodings
-
-
-@lru_cache(maxsize=256)
-def _encodings(value: bytes) -> tuple[str, ...]:
-    names = [name.strip(" \0") for name in value.decode("ascii", "replace").split("\\")]
-    try:
-        return tuple(convert_encodings(names or ["ISO_IR 6"]))
-    except (LookupError, ValueError, UserWarning):
-        return ("utf-8",) if "192" in value.decode("ascii", "replace") else ("iso8859",)
-
-
-def encodings_of(value: bytes) -> list[str]:
-    """Python codecs of a Specific Character Set value; ISO 8859-1 where it is not known."""
-    return list(_encodings(value.rstrip(b" \0")))
 
 
 def split_part10(buf: Buffer) -> Part10:
@@ -210,7 +116,7 @@ def split_part10(buf: Buffer) -> Part10:
         if group != 2:
             break
         value = pos + 8
-        if vr in _LONG_VR:
+        if vr in LONG_VR:
             if pos + 12 > end:
                 raise MalformedInstance("file meta information is truncated")
             (length,), value = struct.unpack_from("<I", buf, pos + 8), pos + 12
@@ -247,203 +153,6 @@ def file_meta(
         body += _meta_element(0x16, b"AE", source_ae.encode("ascii", "replace")[:16])
     length = struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(body))
     return bytes(128) + b"DICM" + length + body
-
-
-def inflate(buf: Buffer, offset: int) -> bytes:
-    """Return the inflated data set of a deflated transfer syntax (PS3.5 A.5).
-
-    Raises:
-        MalformedInstance: the deflate stream is damaged or ends early.
-    """
-    decoder = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        data = decoder.decompress(bytes(buf[offset:])) + decoder.flush()
-    except zlib.error as exc:
-        raise MalformedInstance(f"deflated data set is damaged: {exc}") from exc
-    if not decoder.eof:
-        raise MalformedInstance("deflated data set ends early")
-    return data
-
-
-@lru_cache(maxsize=8192)
-def implicit_vr(tag: int) -> str:
-    """VR of a tag by the dictionary; UN for private and unknown ones, UL for group lengths."""
-    if tag & 0xFFFF == 0:
-        return "UL"
-    try:
-        vr = dictionary_VR(tag)
-    except KeyError:
-        return "LO" if (tag >> 16) & 1 and 0x10 <= (tag & 0xFFFF) <= 0xFF else "UN"
-    return {"US or SS": "US", "OB or OW": "OW", "US or OW": "OW", "US or SS or OW": "US"}.get(
-        vr, vr
-    )
-
-
-def scan(buf: Buffer, transfer_syntax_uid: str, offset: int = 0) -> Header:
-    """Walk the top-level elements from ``offset`` up to and including Pixel Data.
-
-    Pixel Data of undefined length is walked fragment by fragment, so that a truncated one is seen.
-
-    Raises:
-        MalformedInstance: truncated, elements out of order, or not in the transfer syntax.
-    """
-    big = transfer_syntax_uid == EXPLICIT_VR_BE
-    implicit = transfer_syntax_uid == IMPLICIT_VR_LE
-    walk = _Walk(buf, big_endian=big)
-    elements: list[Element] = []
-    pos, end = offset, len(buf)
-    pixel = None
-    while pos < end:
-        element = walk.element(pos, implicit)
-        # Elements out of order are against PS3.5 7.1 but harmless, and real archives hold them;
-        # a tag no data set can have means that the walk has lost its way.
-        if element.tag >> 16 in (0, 2, 0xFFFE):
-            raise MalformedInstance(
-                f"found {_show(element.tag)} where a data element is expected", offset=pos
-            )
-        if element.tag in PIXEL_TAGS:
-            pixel = element
-            walk.check_pixel(element)
-            elements.append(element)
-            return Header(buf, elements, implicit, big, element.value_offset, pixel)
-        pos = walk.end_of(element, implicit, 0)
-        elements.append(element)
-    return Header(buf, elements, implicit, big, min(pos, end), pixel)
-
-
-def _show(tag: int) -> str:
-    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
-
-
-class _Walk:
-    """Element headers of one buffer, in either byte order."""
-
-    __slots__ = ("_explicit", "_implicit", "_long", "big", "buf", "end")
-
-    def __init__(self, buf: Buffer, *, big_endian: bool) -> None:
-        order = ">" if big_endian else "<"
-        self.buf, self.end, self.big = buf, len(buf), big_endian
-        self._explicit = struct.Struct(order + "HH2sH").unpack_from
-        self._implicit = struct.Struct(order + "HHI").unpack_from
-        self._long = struct.Struct(order + "I").unpack_from
-
-    def element(self, pos: int, implicit: bool) -> Element:
-        """Return the element whose header begins at ``pos``; its value is not checked."""
-        if pos + 8 > self.end:
-            raise MalformedInstance("data set ends within an element header", offset=pos)
-        if implicit:
-            group, number, length = self._implicit(self.buf, pos)
-            tag = group << 16 | number
-            vr, value = implicit_vr(tag), pos + 8
-        else:
-            group, number, code, length = self._explicit(self.buf, pos)
-            tag = group << 16 | number
-            value = pos + 8
-            if code in _SHORT_VR:
-                vr = _VR_TEXT[code]
-            elif code in _LONG_VR:
-                if pos + 12 > self.end:
-                    raise MalformedInstance("data set ends within an element header", offset=pos)
-                (length,), value = self._long(self.buf, pos + 8), pos + 12
-                vr = _VR_TEXT[code]
-            else:
-                raise MalformedInstance(
-                    f"element {_show(tag)} has no valid VR ({code!r}): "
-                    "not in the transfer syntax it claims",
-                    offset=pos,
-                )
-        return Element(tag, vr, pos, value, -1 if length == _UNDEFINED else length)
-
-    def end_of(self, element: Element, implicit: bool, depth: int) -> int:
-        """Return the offset after the element's value, walking undefined lengths."""
-        if element.length >= 0:
-            end = element.value_offset + element.length
-            if end > self.end:
-                raise MalformedInstance(
-                    f"element {_show(element.tag)} claims {element.length} bytes, "
-                    f"{self.end - element.value_offset} are left: truncated",
-                    offset=element.start,
-                )
-            return end
-        if element.vr not in ("SQ", "UN", "OB", "OW"):
-            raise MalformedInstance(
-                f"element {_show(element.tag)} of VR {element.vr} has an undefined length"
-            )
-        # UN of undefined length is a sequence encoded as Implicit VR Little Endian (PS3.5 6.2.2).
-        return self._sequence_end(element, implicit or element.vr == "UN", depth)
-
-    def _item(self, pos: int) -> tuple[int, int]:
-        if pos + 8 > self.end:
-            raise MalformedInstance("sequence is truncated", offset=pos)
-        group, number, length = self._implicit(self.buf, pos)
-        return group << 16 | number, length
-
-    def _sequence_end(self, element: Element, implicit: bool, depth: int) -> int:
-        if depth > _DEEPEST:
-            raise MalformedInstance(f"sequences are nested deeper than {_DEEPEST}")
-        pos = element.value_offset
-        while True:
-            tag, length = self._item(pos)
-            pos += 8
-            if tag == _SEQUENCE_END:
-                return pos
-            if tag != _ITEM:
-                raise MalformedInstance(
-                    f"{_show(element.tag)}: expected an item, found {_show(tag)}", offset=pos - 8
-                )
-            if length != _UNDEFINED:
-                pos += length
-                continue
-            while self._item(pos)[0] != _ITEM_END:
-                nested = self.element(pos, implicit)
-                pos = self.end_of(nested, implicit, depth + 1)
-            pos += 8
-
-    def check_pixel(self, element: Element) -> None:
-        """Raise if native Pixel Data or its fragments run past the end of the data set."""
-        if element.length >= 0:
-            self.end_of(element, False, 0)
-            return
-        pos = element.value_offset
-        while pos < self.end:
-            tag, length = self._item(pos)
-            pos += 8
-            if tag == _SEQUENCE_END:
-                return
-            if tag != _ITEM or length == _UNDEFINED:
-                raise MalformedInstance(
-                    f"Pixel Data: expected a fragment, found {_show(tag)}", offset=pos - 8
-                )
-            pos += length
-        if pos > self.end:
-            raise MalformedInstance("Pixel Data: the last fragment is truncated")
-
-
-def items(header: Header, element: Element) -> Iterable[Header]:
-    """Yield a Header for each item of a sequence element (elements of every item, in order).
-
-    Raises:
-        MalformedInstance: as :func:`scan`.
-    """
-    walk = _Walk(header.buf, big_endian=header.big_endian)
-    implicit = header.implicit or element.vr == "UN"
-    pos = element.value_offset
-    stop = pos + element.length if element.length >= 0 else walk.end
-    while pos < stop:
-        tag, length = walk._item(pos)
-        pos += 8
-        if tag != _ITEM:
-            return
-        found: list[Element] = []
-        end = pos + length if length != _UNDEFINED else walk.end
-        while pos < end:
-            if length == _UNDEFINED and walk._item(pos)[0] == _ITEM_END:
-                pos += 8
-                break
-            nested = walk.element(pos, implicit)
-            found.append(nested)
-            pos = walk.end_of(nested, implicit, 1)
-        yield Header(header.buf, found, implicit, header.big_endian, pos)
 
 
 def describe(  # noqa: PLR0913 - one keyword per field the caller knows
@@ -510,4 +219,3 @@ def describe(  # noqa: PLR0913 - one keyword per field the caller knows
 
 
 _SEARCH = tuple((keyword, tag_of(keyword)) for keyword in SEARCH_KEYWORDS)
-KNOWN_TRANSFER_SYNTAXES = frozenset(str(uid) for uid in AllTransferSyntaxes)

@@ -92,7 +92,7 @@ def recover(bootstrap: Bootstrap, settings: Settings, call: Call, *, lost: set[s
     reader = IndexReader(bootstrap.database_url)
     intake = make_intake(bootstrap, settings, f"{prefix}recovery-{new_token()}", reader, call)
     try:
-        count = intake.recover(seen - gone)
+        count = intake.recover_lost(gone)
     finally:
         intake.close()
         reader.close()

@@ -100,7 +100,7 @@ class MasterActor:
 
 def ensure_master(bootstrap: Bootstrap) -> None:
     """Create the master unless it is there, and wait until it answers. Call from a driver only."""
-    actor = (
+    actor: Any = (
         ray.remote(MasterActor)
         .options(
             name=NAME,
