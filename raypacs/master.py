@@ -280,9 +280,9 @@ class Master:
         ]
 
     def _flush_stats(self, now: float) -> None:
-        rows = self._writer.outbox(now, STATS_ROWS)
-        if not rows or (now < self._due.stats_s and len(rows) < STATS_ROWS):
+        if now < self._due.stats_s:
             return
         self._due.stats_s = now + STATS_EVERY_S
-        stats.append(self._stats_dir, rows, self._writer.site_secret())
-        self._writer.outbox_written(rows, now)
+        while rows := self._writer.outbox(now, STATS_ROWS):
+            stats.append(self._stats_dir, rows, self._writer.site_secret())
+            self._writer.outbox_written(rows, now)
