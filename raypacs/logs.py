@@ -60,7 +60,11 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "event": _event(record),
         }
-        given = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        given = {
+            key: value
+            for key, value in vars(record).items()
+            if key not in _STANDARD and not key.startswith("_")
+        }
         nested = given.pop("fields", {})
         for key, value in (given | (nested if isinstance(nested, dict) else {})).items():
             line[key] = REDACTED if _TELLING.search(key) else value

@@ -83,6 +83,8 @@ def demo(
             "urls": urls(node.details),
         }
         session.emit(told, table(rows))
+        for reason in state.reasons:
+            session.people.print(f"[red]failed:[/] {escape(reason)}", highlight=False)
         _show_urls(session.people, node.details, once=once)
         if not once:
             _until_interrupted(interrupted, node)

@@ -41,9 +41,10 @@ def _lines(bootstrap: Bootstrap, role: str) -> list[dict[str, Any]]:
 def test_a_record_is_one_json_line_with_its_fields(bootstrap: Bootstrap) -> None:
     logs.setup("master", bootstrap)
     logging.getLogger("raypacs.master").info(
-        "study prepared", extra={"study_uid": "1.2.3", "instances": 4}
+        "study prepared", extra={"study_uid": "1.2.3", "instances": 4, "_added_by_ray": 1}
     )
     (line,) = _lines(bootstrap, "master")
+    assert "_added_by_ray" not in line
     assert line["event"] == "study prepared"
     assert (line["role"], line["level"], line["logger"]) == ("master", "info", "raypacs.master")
     assert (line["study_uid"], line["instances"]) == ("1.2.3", 4)
