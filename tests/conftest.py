@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from nodes import demo, node  # noqa: F401 - session fixtures of every tier
 
 ROOT = Path(__file__).parent.parent
