@@ -181,11 +181,7 @@ def describe(  # noqa: PLR0913 - one keyword per field the caller knows
     else:
         header = scan(buf, transfer_syntax_uid, dataset_offset)
     number, pixel = header.number, header.pixel
-    attributes = {}
-    for keyword, tag in _SEARCH:
-        value = header.text(tag)
-        if value:
-            attributes[keyword] = value
+    texts = ((keyword, header.text(tag)) for keyword, tag in _SEARCH)
     frames = number(0x00280008, 1) if pixel is not None else 0
     return InstanceRecord(
         study_uid=checked_uid(header.text(0x0020000D), "Study Instance UID (0020,000D)"),
@@ -214,7 +210,7 @@ def describe(  # noqa: PLR0913 - one keyword per field the caller knows
         planar_configuration=number(0x00280006),
         pixel_offset_bytes=-1 if pixel is None or deflated else pixel.value_offset,
         pixel_length_bytes=0 if pixel is None else pixel.length,
-        attributes=attributes,
+        attributes={keyword: text for keyword, text in texts if text},
     )
 
 

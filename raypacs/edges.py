@@ -148,7 +148,13 @@ class _Edge:
 def _listener(edge: _Edge) -> None:
     spec = edge.spec
     server = serve_dicom(
-        DicomSpec(host=spec.bootstrap.host, port=spec.port, ae_title=spec.bootstrap.ae_title),
+        DicomSpec(
+            host=spec.bootstrap.host,
+            port=spec.port,
+            ae_title=spec.bootstrap.ae_title,
+            max_instance_bytes=spec.settings.max_instance_bytes,
+            spool_dir=spec.bootstrap.run_dir,
+        ),
         edge.intake,
         association_ended=edge.hint,
     )

@@ -18,7 +18,9 @@ PACKAGE = ROOT / "raypacs"
 LONGEST_MODULE = 450
 LONGEST_FUNCTION = 60
 
-VOCABULARY = {"errors", "records", "dicom", "dicom_json", "config", "layout", "link"}
+VOCABULARY = {
+    *("errors", "records", "uids", "dataset", "dicom", "dicom_json", "config", "layout", "link"),
+}
 
 # Room to the rooms (packages or modules directly in raypacs) it may import, besides itself.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -27,7 +29,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors"},
     "layout": {"errors"},
     "link": {"errors"},
-    "dicom": {"errors", "layout", "records"},
+    "uids": set(),
+    "dataset": {"errors", "uids"},
+    "dicom": {"errors", "layout", "records", "uids", "dataset"},
     "dicom_json": VOCABULARY,
     "logs": {"config", "errors"},
     "node_file": {"config", "errors"},
