@@ -205,11 +205,12 @@ class _Resources:
         sent = [(place, choice) for place, choice in chosen if choice is not None]
         if not sent:
             raise Problem(406, f"instances cannot be had as {accept!r}", Vary="Accept")
+        instances_of = self._gateway.instances
         if not sent[0][1].multipart:
             if len(places) > 1:
                 raise Problem(406, "several instances come as multipart/related only")
-            kind = f"application/dicom; transfer-syntax={sent[0][1].transfer_syntax_uid}"
-            pieces = self._gateway.instances.pieces(*sent[0])
+            choice, pieces = await asyncio.to_thread(instances_of.open, *sent[0])
+            kind = f"application/dicom; transfer-syntax={choice.transfer_syntax_uid}"
         else:
             kind = content_type("application/dicom")
             pieces = self._parts(sent, root_url(request))
@@ -229,11 +230,9 @@ class _Resources:
                 f"{root}/studies/{record.study_uid}/series/{record.series_uid}"
                 f"/instances/{record.sop_instance_uid}"
             )
+            choice, pieces = self._gateway.instances.open(place, choice)
             kind = f"application/dicom; transfer-syntax={choice.transfer_syntax_uid}"
-            pieces = self._gateway.instances.pieces(place, choice)
-            # Head and first bytes together: an instance that fails leaves no empty part.
-            first = next(pieces, b"")
-            yield part_head(kind, first=number == 0, location=where) + first
+            yield part_head(kind, first=number == 0, location=where)
             yield from pieces
         yield TAIL
 

@@ -7,9 +7,10 @@ Little Endian, whatever it was before.
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pydicom
 from pydicom.uid import ExplicitVRLittleEndian
@@ -42,6 +43,23 @@ class Instances:
     """Yields instances in the chosen form; blocks."""
 
     frames: Frames
+
+    def open(self, place: Place, choice: Choice) -> tuple[Choice, Iterator[bytes]]:
+        """Return what is really sent, and its pieces; the first one is made already.
+
+        Raises:
+            As :meth:`pieces`.
+        """
+        try:
+            pieces = self.pieces(place, choice)
+            first = next(pieces, b"")
+        except UnsupportedPixels:
+            if not choice.lenient:
+                raise
+            syntax = place.stored.record.transfer_syntax_uid
+            choice = replace(choice, form="original", transfer_syntax_uid=syntax, lenient=False)
+            return self.open(place, choice)
+        return choice, itertools.chain((first,), pieces)
 
     def pieces(self, place: Place, choice: Choice) -> Iterator[bytes]:
         """Yield the Part 10 file of one instance.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from raypacs import dicom, dicom_json
+from raypacs.codec.fragments import frame_fragments
 from raypacs.config import Settings
 from raypacs.errors import MalformedInstance, NotFound
 from raypacs.records import InstanceRecord
@@ -105,6 +106,19 @@ class Metadata:
             element = found.element(int(path[-1], 16))
         except (ValueError, IndexError, MalformedInstance) as exc:
             raise NotFound(f"no bulk data at {where!r}") from exc
-        if element is None or element.length < 0 or element is found.pixel:
+        if element is None or element is found.pixel:
             raise NotFound(f"no bulk data at {where!r}")
+        if element.length < 0:
+            return _joined_fragments(found, element)
         return found.raw(element.tag)
+
+
+def _joined_fragments(header: dicom.Header, element: dicom.Element) -> bytes:
+    """Return the compressed picture of an icon, say: its fragments without the offset table."""
+    data = memoryview(header.buf)
+
+    def read(offset: int, length: int) -> bytes:
+        return bytes(data[offset : offset + length])
+
+    fragments = frame_fragments(read, element.value_offset, 1)
+    return b"".join(read(*extent) for extent in fragments[0])

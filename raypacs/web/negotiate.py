@@ -19,7 +19,8 @@ HTJ2K = "1.2.840.10008.1.2.4.203"
 _J2 = "1.2.840.10008.1.2.4."
 MEDIA_OF_SYNTAX: dict[str, str] = {
     "1.2.840.10008.1.2.5": "image/dicom-rle",
-    **dict.fromkeys((_J2 + "50", _J2 + "51", _J2 + "57", _J2 + "70"), "image/jpeg"),
+    # 53 and 55 are retired, but their frames are JPEG all the same.
+    **dict.fromkeys((_J2 + n for n in ("50", "51", "53", "55", "57", "70")), "image/jpeg"),
     **dict.fromkeys((_J2 + "80", _J2 + "81"), "image/jls"),
     **dict.fromkeys((_J2 + "90", _J2 + "91"), "image/jp2"),
     **dict.fromkeys((_J2 + "92", _J2 + "93"), "image/jpx"),
@@ -67,12 +68,14 @@ class Choice:
 
     ``form``: 'stored' (as prepared), 'original' (as received) or 'native' (uncompressed little
     endian). ``media_type`` without parameters, ``transfer_syntax_uid`` as it is to be named.
+    ``lenient``: no transfer syntax was asked for, so what cannot be decoded goes as received.
     """
 
     form: Form
     media_type: str
     transfer_syntax_uid: str
     multipart: bool
+    lenient: bool = False
 
 
 def _split(text: str, separator: str) -> list[str]:
@@ -191,7 +194,9 @@ def choose_instance(accept: str, stored: str, original: str, native: bool) -> Ch
             multipart = True
         if syntax in ("", EXPLICIT_VR_LE):
             if native:
-                return Choice("native", "application/dicom", EXPLICIT_VR_LE, multipart)
+                return Choice(
+                    "native", "application/dicom", EXPLICIT_VR_LE, multipart, lenient=not syntax
+                )
             if syntax:
                 continue
             syntax = "*"

@@ -85,7 +85,7 @@ def _htj2k(data: bytes, record: InstanceRecord) -> Array:
 
 Decoder = Callable[[bytes, InstanceRecord], Array]
 _LOSSY: dict[str, Decoder] = {
-    **dict.fromkeys((_J2 + "50", _J2 + "51"), _jpeg),
+    **dict.fromkeys((_J2 + "50", _J2 + "51", _J2 + "53", _J2 + "55"), _jpeg),
     _J2 + "81": partial(_plain, "jpegls_decode"),
     _J2 + "91": partial(_plain, "jpeg2k_decode"),
     _J2 + "203": _htj2k,
@@ -123,7 +123,12 @@ def _picture(record: InstanceRecord, array: Array, photometric: str) -> Picture:
 
 def from_native(record: InstanceRecord, data: bytes) -> Picture:
     """Return a frame that lies uncompressed, little endian, in the stored file."""
-    array = inbound.native_frame(data, inbound.PixelLayout.of(record))
+    if record.bits_allocated == 1:
+        # The first sample is the least significant bit (PS3.5 section 8.1.1).
+        bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+        array = bits[: record.rows * record.columns].reshape(record.rows, record.columns)
+    else:
+        array = inbound.native_frame(data, inbound.PixelLayout.of(record))
     return _picture(record, array, record.photometric)
 
 

@@ -66,6 +66,7 @@ def create_rest(gateway: Gateway) -> FastAPI:
     )
     _add_state(app, gateway)
     _add_studies(app, gateway)
+    _add_study_actions(app, gateway)
     _add_settings(app, gateway)
     _add_ingest(app, gateway)
     return app
@@ -148,6 +149,10 @@ def _add_studies(app: FastAPI, gateway: Gateway) -> None:
         uids = dict.fromkeys(one.record.series_uid for one in instances)
         series = [_series(gateway, series_uid, instances) for series_uid in uids]
         return {"study": row, "series": series, "conflicts": found.get("aside", [])}
+
+
+def _add_study_actions(app: FastAPI, gateway: Gateway) -> None:
+    services = gateway.services
 
     @app.delete(
         "/api/v1/studies/{uid}",

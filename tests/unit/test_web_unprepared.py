@@ -246,6 +246,25 @@ def test_other_syntaxes_come_as_native_frames_and_as_explicit_little_endian(
         assert client.get(url + "/rendered").status_code == 200
 
 
+def test_damaged_pixels_go_as_received_unless_asked_otherwise(world: World) -> None:
+    data = (SAMPLES / "JPEG2000.dcm").read_bytes()
+    at = data.index(b"\xff\x4f\xff\x51")
+    damaged = data[:at] + b"\0" * 64 + data[at + 64 :]
+    (stored,) = world.add(damaged)
+    record = stored.record
+    url = (
+        f"/dicom-web/studies/{record.study_uid}/series/{record.series_uid}"
+        f"/instances/{record.sop_instance_uid}"
+    )
+    with served(world) as client:
+        single = client.get(url, headers={"Accept": "application/dicom"})
+        assert single.content == damaged
+        assert single.headers["content-type"].endswith(record.transfer_syntax_uid)
+        assert octets(client.get(url)) == [damaged]
+        wanted = {"Accept": f"application/dicom; transfer-syntax={LE}"}
+        assert client.get(url, headers=wanted).status_code == 406
+
+
 def test_a_deleted_study_is_gone_at_once_and_new_instances_are_seen(
     client: httpx.Client, world: World
 ) -> None:
