@@ -166,7 +166,12 @@ class PrepareItem:
     def _chunks(self, by_series: dict[str, list[StoredInstance]]) -> Iterator[tuple[str, int, Any]]:
         for series, instances in by_series.items():
             for number, chunk in enumerate(
-                prepare.plan_chunks(instances, self._settings.chunk_bytes)
+                prepare.plan_chunks(
+                    instances,
+                    self._settings.chunk_bytes,
+                    compression=self._settings.compression,
+                    workers=self._window // 2,
+                )
             ):
                 yield series, number, chunk
 

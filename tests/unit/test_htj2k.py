@@ -148,3 +148,13 @@ def test_rubbish_is_refused(data: bytes) -> None:
         htj2k.read_main_header(data)
     with pytest.raises(UnsupportedPixels):
         htj2k.decode_frame(data)
+
+
+def test_same_samples_of_frames_that_lie_differently_in_memory() -> None:
+    frame = np.arange(30_000, dtype=np.uint8).reshape(100, 100, 3)
+    planes = np.ascontiguousarray(frame.transpose(2, 0, 1)).transpose(1, 2, 0)
+    assert not planes.flags.c_contiguous
+    assert htj2k.same_samples(frame, planes)
+    other = planes.copy()
+    other[5, 5, 1] ^= 1
+    assert not htj2k.same_samples(planes, other)
