@@ -1,7 +1,8 @@
 """PREPARE: from the image cache to a published pack, every frame decoded again and compared.
 
 Beside the codec alone (HTJ2K encode + decode of the same frames, in memory, in as many processes,
-and nothing else) and beside the same with OpenJPEG's JPEG 2000. Rounds of all are interleaved, so that a busy machine slows them alike.
+and nothing else) and beside the same with OpenJPEG's JPEG 2000. Rounds of all are interleaved, so
+that a busy machine slows them alike.
 """
 
 from __future__ import annotations

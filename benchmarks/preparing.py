@@ -7,7 +7,6 @@ The same workers measure the codecs alone, so all figures have the same processe
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -182,6 +181,7 @@ def prepare_series(
 ) -> tuple[float, PreparedSeries]:
     """Prepare and publish a series; return (seconds, what was published)."""
     context = series.context()
+    workers.each(("forget", None))  # so that no round finds what an earlier one left
     started = time.perf_counter()
     chunks = prepare.plan_chunks(series.instances, chunk_bytes, workers=count)
     parts = workers.run([("prepare", (chunk, context)) for chunk in chunks])
@@ -214,13 +214,26 @@ def _work(pipe: Connection) -> None:
             pipe.send((True, f"{kind}: {type(exc).__name__}: {exc}"))
 
 
+def _peak_bytes() -> int:
+    """Return this process's peak resident memory.
+
+    Not from getrusage: its figure survives exec, so it would be that of the parent.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("no VmHWM in /proc/self/status")
+
+
 def _do(kind: str, argument: Any, frames: Frames) -> Any:
     if kind == "prepare":
         return prepare.prepare_chunk(*argument)
     if kind == "publish":
         return prepare.publish_series(*argument)
+    if kind == "forget":
+        return prepare.metadata_of.cache_clear()
     if kind == "peak":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return _peak_bytes()
     first, count = argument
     for frame in frames[first : first + count]:
         if kind == "htj2k":

@@ -7,6 +7,7 @@ look-up an element and no parse.
 
 from __future__ import annotations
 
+import re
 import struct
 
 from raypacs import dicom
@@ -21,6 +22,12 @@ _LONG_VR = frozenset(
 _UNDEFINED = 0xFFFFFFFF
 _LONGEST_KEPT_BYTES = 4096
 _MOST_KEPT = 20_000
+_CODES = frozenset({"CS", "DA", "DT", "TM", "UI"})
+_PLAIN_CODE = re.compile(rb"[A-Za-z0-9_.]+").fullmatch
+_PLAIN_DECIMALS = re.compile(
+    rb"-?[0-9]{1,12}(\.[0-9]{1,12})?(\\-?[0-9]{1,12}(\.[0-9]{1,12})?)*"
+).fullmatch
+_PLAIN_INTEGERS = re.compile(rb"-?[0-9]{1,12}(\\-?[0-9]{1,12})*").fullmatch
 _head = struct.Struct("<HH2sH").unpack_from
 _length = struct.Struct("<I").unpack_from
 
@@ -87,9 +94,41 @@ class SeriesMetadata:
 
     def _text(self, data: bytes, element: Element, charset: Element | None, uri: str) -> str:
         """Return `"ggggeeee":{...}` of one element; '' for what JSON leaves out."""
-        if charset is None or charset.tag == element.tag:
-            header = Header(data, [element], False, False, len(data))
-            return self._json.text(header, uri)[1:-1]
-        alone = self._json.text(Header(data, [charset], False, False, len(data)), uri)
-        both = self._json.text(Header(data, [charset, element], False, False, len(data)), uri)
+        value = data[element.value_offset : element.value_offset + element.length]
+        common = _common(element, value)
+        if common:
+            return common
+        plain = value.isascii() and b"\x1b" not in value
+        if plain or charset is None or charset.tag == element.tag:
+            return self._json.text(_only(data, element), uri)[1:-1]
+        alone = self._json.text(_only(data, charset), uri)
+        both = self._json.text(_only(data, charset, element), uri)
         return both[len(alone) : -1]  # after `{"00080005":{...}` and its comma
+
+
+def _common(element: Element, value: bytes) -> str:
+    """Return the text of the kinds of element that differ from slice to slice; '' for others.
+
+    UIDs, times, codes and decimals of plain characters; anything else is for JsonHeaders.
+    """
+    vr = element.vr
+    text = value.rstrip(b" \0")
+    if vr in _CODES:
+        if not _PLAIN_CODE(text):
+            return ""
+        values = f'"{text.decode("ascii")}"'
+    elif vr == "DS":
+        if not _PLAIN_DECIMALS(text):
+            return ""
+        values = ",".join([repr(float(part)) for part in text.split(b"\\")])
+    elif vr == "IS":
+        if not _PLAIN_INTEGERS(text):
+            return ""
+        values = ",".join([str(int(part)) for part in text.split(b"\\")])
+    else:
+        return ""
+    return f'"{element.tag:08X}":{{"vr":"{vr}","Value":[{values}]}}'
+
+
+def _only(data: bytes, *elements: Element) -> Header:
+    return Header(data, list(elements), False, False, len(data))

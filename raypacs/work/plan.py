@@ -15,7 +15,7 @@ from raypacs.policy import rules
 from raypacs.records import InstanceRecord, StoredInstance
 from raypacs.work.parts import Chunk, Piece
 
-_SMALLEST_CHUNK_BYTES = 3 * 1024 * 1024
+_SMALLEST_CHUNK_BYTES = 2 * 1024 * 1024
 _LOOK_BYTES = 64 * 1024  # what an instance that is only copied weighs
 _LAST = 2**62
 

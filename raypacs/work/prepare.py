@@ -43,6 +43,7 @@ __all__ = [
     "PrepareContext",
     "abandon",
     "make_context",
+    "metadata_of",
     "plan_chunks",
     "prepare_chunk",
     "publish_series",
@@ -82,8 +83,8 @@ def prepare_chunk(chunk: Chunk, context: PrepareContext) -> PartResult:
         TierFull: no room for the part.
     """
     started = time.perf_counter()
-    metadata_of = _metadata_of(chunk.series_uid, context.inline_value_bytes, threading.get_ident())
-    work = _ChunkWork(context, metadata_of)
+    maker = metadata_of(chunk.series_uid, context.inline_value_bytes, threading.get_ident())
+    work = _ChunkWork(context, maker)
     results = [work.piece(piece) for piece in chunk.pieces]
     path = layout.attempt_part(context.token, chunk.series_uid, chunk.number)
     low_offset, metadata, headers = work.write(tier_of(context.web), path)
@@ -100,7 +101,7 @@ def prepare_chunk(chunk: Chunk, context: PrepareContext) -> PartResult:
 
 
 @lru_cache(maxsize=2)
-def _metadata_of(series_uid: str, inline_value_bytes: int, thread: int) -> SeriesMetadata:
+def metadata_of(series_uid: str, inline_value_bytes: int, thread: int) -> SeriesMetadata:
     """Kept from chunk to chunk of a series, since its slices repeat most elements."""
     del series_uid, thread
     return SeriesMetadata(inline_value_bytes)
