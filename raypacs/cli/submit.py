@@ -20,6 +20,7 @@ from raypacs.errors import NodeNotRunning, NotFound, RaypacsError
 
 _JOBS = Path(raypacs.__file__).parent.parent / "jobs"
 _POLL_S = 0.5
+_AGENT_S = 60.0
 _ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 
 
@@ -96,7 +97,15 @@ class JobsApi:
     def submit(self, entrypoint: str, env: dict[str, str]) -> str:
         """Start ``entrypoint`` on the cluster and return its submission id."""
         body = {"entrypoint": entrypoint, "runtime_env": {"env_vars": env}}
-        return str(self._json("POST", "/api/jobs/", json=body)["submission_id"])
+        deadline = time.monotonic() + _AGENT_S
+        while True:
+            try:
+                return str(self._json("POST", "/api/jobs/", json=body)["submission_id"])
+            except RaypacsError as exc:
+                # Ray's agent on the node comes up some seconds after Ray itself.
+                if "No available agent" not in str(exc) or time.monotonic() > deadline:
+                    raise
+            time.sleep(_POLL_S)
 
     def info(self, number: str) -> dict[str, Any]:
         """Return status (PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED) and message of a job."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pydicom
 import pytest
 from fake_node import FakeNode, serve
@@ -17,6 +18,7 @@ from pydicom.data import get_testdata_file
 
 from raypacs.cli import app as cli
 from raypacs.cli.app import hoisted, main
+from raypacs.cli.submit import JobsApi
 from raypacs.sender import upload as uploading
 from raypacs.sender import waiting
 from raypacs.synthetic import generate_ct_series
@@ -353,3 +355,29 @@ def test_every_command_has_json() -> None:
         for command in group.registered_commands:
             assert command.callback is not None
             assert "as_json" in command.callback.__annotations__, command.name
+
+
+def test_a_job_is_followed_with_the_nodes_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raypacs.cli.submit._POLL_S", 0.001)
+    (tmp_path / "token").write_text("secret\n")
+    agents = iter([False, True])
+    states = iter(["PENDING", "RUNNING", "SUCCEEDED"])
+    logs = iter(["", "one\n", "one\ntwo\n"])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.headers["Authorization"] == "Bearer secret"
+        if request.method == "POST":
+            if not next(agents):
+                return httpx.Response(500, text="No available agent to submit job")
+            assert json.loads(request.content)["runtime_env"]["env_vars"] == {"A": "b"}
+            return httpx.Response(200, json={"submission_id": "job1"})
+        if request.url.path.endswith("/logs"):
+            return httpx.Response(200, json={"logs": next(logs)})
+        return httpx.Response(200, json={"status": next(states)})
+
+    details = {"dashboard_url": "http://ray", "ray_token_path": str(tmp_path / "token")}
+    with JobsApi(details, transport=httpx.MockTransport(answer)) as jobs:
+        assert jobs.submit("python x.py", {"A": "b"}) == "job1"
+        assert list(jobs.follow("job1")) == ["one\n", "two\n"]
