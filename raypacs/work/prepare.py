@@ -52,6 +52,7 @@ __all__ = [
 # A larger object is read by ranges, so that one never fills a worker's memory.
 _WHOLE_BYTES = 16 * 1024 * 1024
 _DEFLATE_LEVEL = 4
+_NESTED_FRAGMENTS = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff"
 _PIXEL_GROUP_LENGTH = b"\xe0\x7f\0\0"
 _NOT_PREPARED = (UnsupportedPixels, ProofFailed, MalformedInstance)
 
@@ -239,9 +240,13 @@ def _explicit_header(source: Source, encoded: EncodedFrames) -> bytes:
     if plain:
         # A group length before Pixel Data would be wrong for codestreams.
         return plain[:-12] if plain[-12:-8] == _PIXEL_GROUP_LENGTH else plain
-    return explicit_header(
+    header = explicit_header(
         source.header(), photometric=encoded.photometric, interleaved=record.samples > 1
     )
+    if dicom.is_encapsulated(source.transfer_syntax_uid) and _NESTED_FRAGMENTS in header:
+        # An icon coded in the transfer syntax of the source (PS3.5 annex A.4).
+        raise UnsupportedPixels("a compressed icon image in the header")
+    return header
 
 
 def _trailer(source: Source) -> bytes:

@@ -11,6 +11,7 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -111,6 +112,18 @@ def test_an_extended_offset_table_tells_fragments_apart(store: Store) -> None:
     )
     assert "ExtendedOffsetTable" not in rebuilt
     assert np.array_equal(rebuilt.pixel_array, frames)
+
+
+def test_a_compressed_icon_keeps_its_transfer_syntax(store: Store) -> None:
+    dataset = image(noise(1, 20, 20), transfer_syntax=HTJ2KLossless, bits_stored=16)
+    dataset.PixelData = encapsulate([imagecodecs.htj2k_encode(noise(1, 20, 20)[0])])
+    icon = Dataset()
+    icon.PixelData = encapsulate([imagecodecs.htj2k_encode(noise(1, 4, 4)[0])])
+    icon["PixelData"].VR = "OB"
+    icon["PixelData"].is_undefined_length = True
+    dataset.IconImageSequence = [icon]
+    (one,) = store.prepare([store.add(part10(dataset))]).instances
+    assert (one.form, one.reason) == ("copied", "a compressed icon image in the header")
 
 
 @pytest.mark.parametrize("planar", [0, 1])
