@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -76,19 +77,25 @@ def make_intake(
 
 
 def boot_prefix(bootstrap: Bootstrap) -> str:
-    """Begin of the boot names of all edge processes of a node; boot names have no dots."""
-    return bootstrap.name.replace(".", "_") + "-"
+    """Begin of the boot names of all edge processes of a node.
+
+    Boot names have no dots; the plus ends the node's name, so that `n1` does not match `n1-b`.
+    """
+    return re.sub(r"[^A-Za-z0-9_-]", "_", bootstrap.name) + "+"
 
 
-def recover(bootstrap: Bootstrap, settings: Settings, call: Call, *, lost: set[str] | None) -> int:
+def recover(
+    bootstrap: Bootstrap, settings: Settings, call: Call, lost: Callable[[str], bool]
+) -> int:
     """Register what lost edge processes of this node answered but had not registered.
 
-    ``lost``: their boot names; None: all of this node, used before its edges start. Markers of
-    other nodes stay. Returns the number of instances registered.
+    ``lost`` says of a boot name if that process is gone; markers of other nodes stay. What the
+    lost ones held of the tiers' room is given back. Returns the number of instances registered.
     """
     prefix = boot_prefix(bootstrap)
-    seen = set(_boots_seen(bootstrap, settings))
-    gone = {boot for boot in seen if boot.startswith(prefix)} if lost is None else lost
+    gone = {boot for boot in _boots_seen(bootstrap, settings) if lost(boot)}
+    if not gone:
+        return 0
     reader = IndexReader(bootstrap.database_url)
     intake = make_intake(bootstrap, settings, f"{prefix}recovery-{new_token()}", reader, call)
     try:

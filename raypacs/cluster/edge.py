@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -41,33 +43,42 @@ class EdgeActor:
         self._master = MasterHandle()
         self._settings: Settings = self._master.call("settings")[1]
         self._pool: EdgePool | None = None
-        self._holder: Any = None
+        self._holder: socket.socket | None = None
+        self._port = 0
 
-    def start(self) -> int:
-        """Start the processes and return the port they share.
+    def start(self, port: int) -> int:
+        """Start the processes and return the port they share (0 picks a free one). Idempotent.
+
+        When Ray has restarted this actor, what its earlier processes left is registered first.
 
         Raises:
             OSError: the port is in use.
         """
-        listener = self._role == "listener"
-        wanted = self._bootstrap.dicom_port if listener else self._bootstrap.http_port
-        self._holder, port = reserve_port(self._bootstrap.host, wanted)
-        self._pool = EdgePool(
-            lambda number, boot: EdgeSpec(
-                role=self._role,
-                number=number,
-                boot=boot,
-                bootstrap=self._bootstrap,
-                settings=self._settings,
-                port=port,
-            ),
+        if self._pool is not None:
+            return self._port
+        mine = f"{self._node_boot}-{self._role}-"
+        self._recover(lambda boot: boot.startswith(mine))
+        self._holder, self._port = reserve_port(self._bootstrap.host, port)
+        pool = EdgePool(
+            self._spec,
             self._count(),
-            self._handlers(),
-            boot_prefix=f"{self._node_boot}-{self._role}",
-            lost=self._recover,
+            {event: partial(self._master.call, event) for event in EDGE_EVENTS},
+            boot_prefix=mine.removesuffix("-"),
+            lost=lambda gone: self._recover(lambda boot: boot == gone),
         )
-        self._pool.wait_ready()
-        return port
+        pool.wait_ready()
+        self._pool = pool
+        return self._port
+
+    def _spec(self, number: int, boot: str) -> EdgeSpec:
+        return EdgeSpec(
+            role=self._role,
+            number=number,
+            boot=boot,
+            bootstrap=self._bootstrap,
+            settings=self._settings,
+            port=self._port,
+        )
 
     def stop(self) -> None:
         """Stop the processes; what they answered is registered first."""
@@ -88,11 +99,8 @@ class EdgeActor:
         )
         return given or min(os.cpu_count() or 1, MOST_PROCESSES[self._role])
 
-    def _handlers(self) -> dict[str, Any]:
-        """What an edge process may ask of the master."""
-        return {event: partial(self._master.call, event) for event in EDGE_EVENTS}
-
-    def _recover(self, boot: str) -> None:
-        """Register what a lost process answered but had not registered, free its allotment."""
-        count = recover(self._bootstrap, self._settings, self._master.call, lost={boot})
-        _log.info("recovered", extra={"boot": boot, "instances": count})
+    def _recover(self, lost: Callable[[str], bool]) -> None:
+        """Register what lost processes answered but had not registered, free what they held."""
+        count = recover(self._bootstrap, self._settings, self._master.call, lost)
+        if count:
+            _log.info("recovered", extra={"instances": count})

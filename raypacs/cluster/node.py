@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import ray
+from ray.exceptions import RayError
 
 from raypacs import __version__, layout, logs
 from raypacs.cluster.dispatcher import Dispatcher
@@ -25,7 +26,7 @@ from raypacs.errors import MasterUnavailable
 from raypacs.records import NodeInfo
 
 _log = logging.getLogger("raypacs.cluster.node")
-HEARTBEAT_S = 5.0
+HEARTBEAT_S = 2.0
 ACTOR_START_S = 120.0
 GONE_S = 10.0
 RAY_TRIES = 3
@@ -106,6 +107,7 @@ class _Node:
         self._boot = boot_prefix(bootstrap) + layout.new_token()
         self._master = MasterHandle()
         self._actors: dict[str, Any] = {}
+        self._starts: dict[str, tuple[Any, ...]] = {}
         self._info: NodeInfo
 
     def start(self) -> dict[str, Any]:
@@ -115,20 +117,31 @@ class _Node:
             ensure_master(self._bootstrap)
         _, settings = self._master.call("settings")
         # What an earlier life of this node answered 'stored' is registered before anyone asks.
-        recovered = recover(self._bootstrap, settings, self._master.call, lost=None)
+        earlier = boot_prefix(self._bootstrap)
+        recovered = recover(
+            self._bootstrap, settings, self._master.call, lambda boot: boot.startswith(earlier)
+        )
         if recovered:
             _log.info("recovered", extra={"instances": recovered})
         # First of all: a new boot ends the leases and grants of this node's earlier life.
         self._see({})
-        started = {}
         if "worker" in roles:
-            started["worker"] = self._actor(Dispatcher, "dispatcher", self._plain).start.remote()
-        for role in ("listener", "gateway"):
+            self._add(Dispatcher, "dispatcher", self._plain, start=())
+        for role, port in (
+            ("listener", self._bootstrap.dicom_port),
+            ("gateway", self._bootstrap.http_port),
+        ):
             if role in roles:
-                actor = self._actor(EdgeActor, role, role, self._plain, self._boot)
-                started[role] = actor.start.remote()
-        answers = ray.get(list(started.values()), timeout=ACTOR_START_S)
-        self._see(dict(zip(started, answers, strict=True)))
+                self._add(EdgeActor, role, role, self._plain, self._boot, start=(port,))
+        calls = {
+            name: actor.start.remote(*self._starts[name]) for name, actor in self._actors.items()
+        }
+        for name, answer in zip(
+            calls, ray.get(list(calls.values()), timeout=ACTOR_START_S), strict=True
+        ):
+            if name != "dispatcher":
+                self._starts[name] = (answer,)  # a restarted actor takes the same port again
+        self._see({name: start[0] for name, start in self._starts.items() if start})
         return self._describe()
 
     def _see(self, ports: dict[str, int]) -> None:
@@ -146,19 +159,20 @@ class _Node:
         )
         self._master.call("node_seen", self._info)
 
-    def _actor(self, kind: Any, name: str, *args: Any) -> Any:
+    def _add(self, kind: Any, name: str, *args: Any, start: tuple[Any, ...]) -> None:
+        """Create an actor of this node; ``start`` are the arguments of its start()."""
+        self._starts[name] = start
         self._actors[name] = (
             ray.remote(kind)
             .options(
                 name=f"raypacs-{name}-{self._bootstrap.name}",
                 namespace=NAMESPACE,
                 num_cpus=0,
-                max_restarts=0,
+                max_restarts=-1,
                 max_concurrency=8,
             )
             .remote(*args)
         )
-        return self._actors[name]
 
     def _describe(self) -> dict[str, Any]:
         info = self._info
@@ -178,12 +192,17 @@ class _Node:
         }
 
     def watch(self, stop: threading.Event) -> None:
-        """Send heartbeats until told to stop."""
+        """Send heartbeats, start again what Ray has restarted, until told to stop."""
         while not stop.wait(HEARTBEAT_S):
             try:
                 self._master.call("node_seen", self._info)
             except MasterUnavailable as exc:
                 _log.warning("no heartbeat", extra={"why": str(exc)})
+            for name, actor in self._actors.items():
+                try:
+                    ray.get(actor.start.remote(*self._starts[name]), timeout=ACTOR_START_S)
+                except (RayError, OSError) as exc:  # being restarted; asked again next time
+                    _log.warning("service away", extra={"service": name, "why": str(exc)[:500]})
 
     def stop(self) -> None:
         """Stop receiving, then working, then the master: nothing answered is left unregistered."""
@@ -191,5 +210,7 @@ class _Node:
             actor = self._actors.get(name)
             if actor is not None:
                 ray.get(actor.stop.remote(), timeout=60)
+                _log.info("stopped", extra={"service": name})
         if "master" in self._bootstrap.roles:
             self._master.close()
+            _log.info("stopped", extra={"service": "master"})

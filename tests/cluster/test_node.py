@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from nodes import Node, start, stop, write_config
@@ -231,3 +232,33 @@ def test_listener_killed_while_receiving(crash_node: Node, seed: int) -> None:
     crash_node.cli("wait", "--prepared")
     check_prepared_once(crash_node, uids)
     wait_for(lambda: no_litter(crash_node), "tiers without litter", 60)
+
+
+def test_actors_killed_come_back_on_the_same_ports(crash_node: Node, tmp_path: Path) -> None:
+    victims = [
+        p for name in ("EdgeActor", "Dispatcher") for p in children(crash_node, f"ray::{name}")
+    ]
+    assert len(victims) == 3
+    for victim in victims:
+        victim.kill()
+    wait_for(lambda: not any(victim.is_running() for victim in victims), "the actors to be gone")
+
+    def serves() -> bool:
+        try:
+            up = crash_node.get("/api/v1/health").status_code == 200
+        except httpx.TransportError:
+            return False
+        ae = AE(ae_title="SENDER")
+        ae.add_requested_context("1.2.840.10008.1.1")
+        association = ae.associate("127.0.0.1", crash_node.dicom_port)
+        established = association.is_established
+        if established:
+            association.release()
+        return up and established
+
+    wait_for(serves, "listener and gateway on their ports", 90)
+    sent = studies(1, 6, first_seed=5000)
+    with Client(crash_node.url, patience_s=60) as client:
+        upload(client, write(tmp_path, sent))
+    crash_node.cli("wait", "--prepared")
+    check_prepared_once(crash_node, {sent[0][0].StudyInstanceUID})
