@@ -239,9 +239,10 @@ def _do(kind: str, argument: Any, frames: Frames) -> Any:
         if kind == "htj2k":
             code = imagecodecs.htj2k_encode(frame, tlm=True, tilepart=1, resolutions=5)
             imagecodecs.htj2k_decode(code)
-        elif kind == "jpeg2000":
+        elif kind in ("jpeg2000", "jpeg2000 encode"):
             code = imagecodecs.jpeg2k_encode(frame, level=0, codecformat="j2k", reversible=True)
-            imagecodecs.jpeg2k_decode(code)
+            if kind == "jpeg2000":
+                imagecodecs.jpeg2k_decode(code)
         else:
             raise ValueError(f"no such job: {kind}")
     return None
