@@ -13,15 +13,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, WorkerCrashedError
 
 from raypacs import logs
 from raypacs.cluster.master import MasterHandle
 from raypacs.cluster.tasks import TaskFailure, prepare_chunk, publish_series, warm_up
-from raypacs.config import Bootstrap, Settings
+from raypacs.config import Bootstrap, CompressionRule, Settings
 from raypacs.errors import MasterUnavailable, RaypacsError, StaleLease
 from raypacs.index.reader import IndexReader
 from raypacs.records import Lease, PreparedSeries, StoredInstance, WorkResult
@@ -29,6 +30,7 @@ from raypacs.work import prepare
 
 _log = logging.getLogger("raypacs.cluster.dispatcher")
 IDLE_S = 0.2
+CRASHES_BEFORE_COPY = 2
 RENEW_EVERY = 3  # renew when a third of the lease is over
 
 
@@ -117,6 +119,7 @@ class PrepareItem:
         self._window = 2 * cores
         self._context = prepare.make_context(settings, lease)
         self._refs: dict[Any, tuple[str, int]] = {}
+        self._chunks_out: dict[tuple[str, int], tuple[Any, int]] = {}  # chunk, crashes so far
         self._renewed_at = time.monotonic()
 
     def run(self, stopping: threading.Event) -> None:
@@ -145,9 +148,11 @@ class PrepareItem:
                 return None
             while todo and len(self._refs) < self._window and not stopping.is_set():
                 series, number, chunk = todo.popleft()
-                self._refs[prepare_chunk.remote(chunk, self._context)] = (series, number)
+                self._submit(series, number, chunk, 0)
             for series, number, value in self._finished():
                 if isinstance(value, TaskFailure):
+                    if value.crashed and self._again_after_crash(series, number):
+                        continue
                     self._cancel()
                     return WorkResult(error=value.error, retryable=value.retryable)
                 if number < 0:
@@ -175,6 +180,27 @@ class PrepareItem:
             ):
                 yield series, number, chunk
 
+    def _submit(self, series: str, number: int, chunk: Any, crashes: int) -> None:
+        context = self._context
+        if crashes >= CRASHES_BEFORE_COPY:
+            copy = CompressionRule(name="a decoder crashed on it or its neighbours", action="copy")
+            context = replace(context, compression=(copy,))
+        self._chunks_out[series, number] = (chunk, crashes)
+        self._refs[prepare_chunk.remote(chunk, context)] = (series, number)
+
+    def _again_after_crash(self, series: str, number: int) -> bool:
+        """Submit a chunk whose worker died again; the last time as received, without a decoder.
+
+        A worker may have been killed from outside; a decoder that crashes on damaged data will do
+        it again, and must cost its chunk the wavelet form, not the study its preparation.
+        """
+        chunk, crashes = self._chunks_out.get((series, number), (None, CRASHES_BEFORE_COPY))
+        if chunk is None or crashes >= CRASHES_BEFORE_COPY:
+            return False
+        _log.warning("worker died", extra={"series": series, "chunk": number})
+        self._submit(series, number, chunk, crashes + 1)
+        return True
+
     def _finished(self) -> Iterator[tuple[str, int, Any]]:
         ready, _ = ray.wait(list(self._refs), num_returns=1, timeout=1.0)
         for ref in ready:
@@ -182,7 +208,8 @@ class PrepareItem:
             try:
                 value = ray.get(ref)
             except RayError as exc:  # a killed worker, out of memory: another try can help
-                value = TaskFailure(f"{type(exc).__name__}: {exc}", True)
+                crashed = isinstance(exc, WorkerCrashedError)
+                value = TaskFailure(f"{type(exc).__name__}: {exc}", True, crashed)
             yield series, number, value
 
     def _renew(self) -> None:

@@ -25,10 +25,11 @@ _NOT_RETRYABLE = (PackCorrupt, StaleEpoch, StaleLease)
 
 @dataclass(frozen=True, slots=True)
 class TaskFailure:
-    """Why a task failed, and if another try can help."""
+    """Why a task failed, if another try can help, and if its worker process died."""
 
     error: str
     retryable: bool
+    crashed: bool = False
 
 
 def _guarded(function: Callable[..., Any], *args: Any) -> Any:

@@ -198,8 +198,10 @@ def _agreed(first: Array, second: Array, names: str) -> Array:
 def _rle(data: bytes, layout: PixelLayout) -> Array:
     """RLE Lossless (PS3.5 annex G): segments are bytes of samples, most significant first."""
     kind = np.dtype(f"u{layout.bits_allocated // 8}")
-    first = np.frombuffer(imagecodecs.dicomrle_decode(data, kind), kind)
-    second = _rle_by_segments(data, layout, kind)
+    # Segment by segment first: it checks the header, which the faster decoder trusts (a damaged
+    # one makes it write outside its buffer).
+    first = _rle_by_segments(data, layout, kind)
+    second = np.frombuffer(imagecodecs.dicomrle_decode(data, kind), kind)
     planes = _agreed(first, second, "RLE").reshape(layout.samples, layout.rows, layout.columns)
     pixels = np.ascontiguousarray(planes.transpose(1, 2, 0))
     return pixels.view(layout.dtype)  # the bits of the cell, sign and all, as in native form
@@ -211,11 +213,14 @@ def _rle_by_segments(data: bytes, layout: PixelLayout, kind: np.dtype[Any]) -> A
         raise UnsupportedPixels(f"RLE frame of {count} segments")
     pixels = layout.rows * layout.columns
     ends = [*offsets[1:count], len(data)]
+    starts = offsets[:count]
+    if starts[0] != 64 or any(a >= b for a, b in zip(starts, ends, strict=True)):
+        raise UnsupportedPixels("RLE header with offsets that do not ascend")
     planes = np.empty((layout.samples, pixels, kind.itemsize), np.uint8)
     for number in range(count):
         segment = imagecodecs.packbits_decode(data[offsets[number] : ends[number]])
-        if len(segment) < pixels:
-            raise UnsupportedPixels("RLE segment is too short")
+        if not pixels <= len(segment) <= pixels + 1:  # one byte may pad it to even length
+            raise UnsupportedPixels(f"RLE segment of {len(segment)} bytes for {pixels} pixels")
         sample, byte = divmod(number, kind.itemsize)
         planes[sample, :, byte] = np.frombuffer(segment, np.uint8, pixels)
     return planes.view(kind.newbyteorder(">"))[..., 0].astype(kind)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 from raypacs.config import CompressionRule, TierSettings
 from raypacs.records import InstanceRecord
@@ -84,9 +87,52 @@ class PartBlock:
     crc32: int
 
 
+class Pieces(Sequence[PieceResult]):
+    """The piece results of a part, pickled once where they are made.
+
+    They pass through the process that hands out the work, which has no use for them: unpickling
+    and pickling them again there would cost it more than the rest of its work.
+    """
+
+    __slots__ = ("_pickled", "_results")
+
+    def __init__(self, results: Iterable[PieceResult] = (), *, pickled: bytes = b"") -> None:
+        self._results = None if pickled else tuple(results)
+        self._pickled = pickled
+
+    def _all(self) -> tuple[PieceResult, ...]:
+        if self._results is None:
+            self._results = pickle.loads(self._pickled)
+        return self._results
+
+    @overload
+    def __getitem__(self, index: int) -> PieceResult: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[PieceResult, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> PieceResult | tuple[PieceResult, ...]:
+        return self._all()[index]
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        if not self._pickled:
+            self._pickled = pickle.dumps(self._all(), pickle.HIGHEST_PROTOCOL)
+        return (_unpickled, (self._pickled,))
+
+
+def _unpickled(pickled: bytes) -> Pieces:
+    return Pieces(pickled=pickled)
+
+
 @dataclass(frozen=True, slots=True)
 class PartResult:
-    """One part object: rests of all frames, then their low parts, then the two blocks."""
+    """One part object: rests of all frames, then their low parts, then the two blocks.
+
+    ``pieces`` may be given as any sequence; it is kept as :class:`Pieces`.
+    """
 
     series_uid: str
     number: int
@@ -94,5 +140,9 @@ class PartResult:
     low_offset: int
     metadata: PartBlock
     headers: PartBlock
-    pieces: tuple[PieceResult, ...]
+    pieces: Sequence[PieceResult]
     seconds: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pieces, Pieces):
+            object.__setattr__(self, "pieces", Pieces(self.pieces))

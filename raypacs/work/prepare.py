@@ -10,6 +10,8 @@ is published, with the reason; a bad frame costs its instance the wavelet form, 
 from __future__ import annotations
 
 import json
+import logging
+import struct
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -17,7 +19,13 @@ from functools import lru_cache
 
 from raypacs import dicom, layout
 from raypacs.config import Settings
-from raypacs.errors import ConfigError, MalformedInstance, ProofFailed, UnsupportedPixels
+from raypacs.errors import (
+    ConfigError,
+    MalformedInstance,
+    ProofFailed,
+    RaypacsError,
+    UnsupportedPixels,
+)
 from raypacs.policy import rules
 from raypacs.records import InstanceRecord, Lease
 from raypacs.storage.pack_writer import DeflatedBlock
@@ -54,7 +62,14 @@ _WHOLE_BYTES = 16 * 1024 * 1024
 _DEFLATE_LEVEL = 4
 _NESTED_FRAGMENTS = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff"
 _PIXEL_GROUP_LENGTH = b"\xe0\x7f\0\0"
+_log = logging.getLogger(__name__)
 _NOT_PREPARED = (UnsupportedPixels, ProofFailed, MalformedInstance)
+# What a decoder may throw at damaged data that nobody foresaw: one instance is copied as received,
+# the rest of the study goes on.
+_UNFORESEEN = (
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError),
+    *(BufferError, struct.error),
+)
 
 
 def make_context(settings: Settings, lease: Lease) -> PrepareContext:
@@ -134,6 +149,11 @@ class _ChunkWork:
                     return self._prepared(piece, source, reason)
                 except _NOT_PREPARED as exc:
                     reason = str(exc)
+                except _UNFORESEEN as exc:
+                    if isinstance(exc, RaypacsError):  # the tier, the configuration: not the pixels
+                        raise
+                    _log.exception("not transcoded", extra={"sop": record.sop_instance_uid})
+                    reason = f"cannot be transcoded: {type(exc).__name__}"
             return self._copied(piece, source, reason)
 
     def _prepared(self, piece: Piece, source: Source, reason: str) -> PieceResult:
@@ -187,7 +207,7 @@ class _ChunkWork:
             form=rules.COPIED,
             reason=reason,
             transfer_syntax_uid=piece.record.transfer_syntax_uid,
-            table=copied_table(source) if whole else b"",
+            table=_copied_table(source) if whole else b"",
             raw_bytes=piece.record.size_bytes if piece.first == 0 else 0,
             photometric=piece.record.photometric,
             metadata=self._add_text(self._source_text(source)) if piece.first == 0 else None,
@@ -196,7 +216,9 @@ class _ChunkWork:
     def _source_text(self, source: Source) -> str:
         try:
             return self.metadata.of_header(source.header(), _uri(source.record))
-        except MalformedInstance:
+        except (MalformedInstance, *_UNFORESEEN) as exc:
+            if isinstance(exc, RaypacsError) and not isinstance(exc, MalformedInstance):
+                raise
             # Received whole, so it stays in the series, with what identifies it.
             return _identity(source.record)
 
@@ -230,6 +252,16 @@ class _ChunkWork:
                 at + len(metadata.data), len(headers.data), headers.raw_length, headers.crc32
             ),
         )
+
+
+def _copied_table(source: Source) -> bytes:
+    """Return where frames lie in a copied object; empty where that cannot be told."""
+    try:
+        return copied_table(source)
+    except (*_NOT_PREPARED, *_UNFORESEEN) as exc:
+        if isinstance(exc, RaypacsError) and not isinstance(exc, _NOT_PREPARED):
+            raise
+        return b""
 
 
 def _explicit_header(source: Source, encoded: EncodedFrames) -> bytes:

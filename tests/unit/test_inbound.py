@@ -220,3 +220,13 @@ def test_decoded_htj2k_of_ours_is_a_source_too() -> None:
     stream = htj2k.encode_frame(frame_of(MONO), bits_stored=12, signed=False)
     layout = replace(MONO, transfer_syntax_uid=dicom.HTJ2K_LOSSLESS_RPCL)
     assert np.array_equal(inbound.encapsulated_frame(bytes(stream.data), layout), frame_of(MONO))
+
+
+@pytest.mark.parametrize("offsets", [(64, 10), (64, 9_999_999), (0, 70), (65, 70)])
+def test_rle_header_that_would_lead_out_of_the_buffer(offsets: tuple[int, int]) -> None:
+    layout = replace(
+        MONO, rows=4, columns=4, bits_stored=16, high_bit=15, transfer_syntax_uid=dicom.RLE_LOSSLESS
+    )
+    data = struct.pack("<16I", 2, *offsets, *[0] * 13) + b"\x0f" + bytes(16) + b"\x0f" + bytes(16)
+    with pytest.raises(UnsupportedPixels):
+        inbound.encapsulated_frame(data, layout)
