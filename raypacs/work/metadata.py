@@ -7,6 +7,7 @@ look-up an element and no parse.
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 
@@ -19,6 +20,7 @@ _CHARSET = 0x00080005
 _LONG_VR = frozenset(
     {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 )
+_BINARY = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"UN"})
 _UNDEFINED = 0xFFFFFFFF
 _LONGEST_KEPT_BYTES = 4096
 _MOST_KEPT = 20_000
@@ -30,6 +32,7 @@ _PLAIN_DECIMALS = re.compile(
 _PLAIN_INTEGERS = re.compile(rb"-?[0-9]{1,12}(\\-?[0-9]{1,12})*").fullmatch
 _head = struct.Struct("<HH2sH").unpack_from
 _length = struct.Struct("<I").unpack_from
+_double = struct.Struct("<d").unpack
 
 
 class SeriesMetadata:
@@ -37,6 +40,7 @@ class SeriesMetadata:
 
     def __init__(self, inline_value_bytes: int) -> None:
         self._json = JsonHeaders(inline_value_bytes)
+        self._inline = inline_value_bytes
         self._kept: dict[bytes, str] = {}
         self._charset = b""
 
@@ -68,6 +72,12 @@ class SeriesMetadata:
             if size == _UNDEFINED:
                 return self.of_header(dicom.scan(data, dicom.EXPLICIT_VR_LE), uri)
             after = value + size
+            if size > self._inline and vr in _BINARY:
+                # Its own in every instance: not worth a look at thousands of bytes.
+                tag = f"{group:04X}{number:04X}"
+                parts.append(_by_reference(tag, vr.decode("ascii"), uri))
+                at = after
+                continue
             raw = data[at:after]
             if number == 5 and group == 8:
                 charset = Element(_CHARSET, "CS", at, value, size)
@@ -112,6 +122,11 @@ def _common(element: Element, value: bytes) -> str:
     UIDs, times, codes and decimals of plain characters; anything else is for JsonHeaders.
     """
     vr = element.vr
+    if vr == "FD" and len(value) == 8:
+        (number,) = _double(value)
+        if not math.isfinite(number):
+            return ""
+        return f'"{element.tag:08X}":{{"vr":"FD","Value":[{number!r}]}}'
     text = value.rstrip(b" \0")
     if vr in _CODES:
         if not _PLAIN_CODE(text):
@@ -128,6 +143,10 @@ def _common(element: Element, value: bytes) -> str:
     else:
         return ""
     return f'"{element.tag:08X}":{{"vr":"{vr}","Value":[{values}]}}'
+
+
+def _by_reference(tag: str, vr: str, uri: str) -> str:
+    return f'"{tag}":{{"vr":"{vr}","BulkDataURI":"{uri}/bulkdata/{tag}"}}'
 
 
 def _only(data: bytes, *elements: Element) -> Header:

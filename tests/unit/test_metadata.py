@@ -97,6 +97,10 @@ def test_bulk_data_of_another_instance_is_not_repeated() -> None:
         ("TM", b"101112.123456 "),
         ("DA", b"20240101"),
         ("CS", b""),
+        ("FD", struct.pack("<d", 0.1)),
+        ("FD", struct.pack("<d", 1e300)),
+        ("FD", struct.pack("<d", float("nan"))),
+        ("FD", struct.pack("<2d", 1, 2)),
     ],
 )
 def test_common_elements_are_written_alike(vr: str, value: bytes) -> None:
