@@ -40,7 +40,7 @@ class Bootstrap(_Strict):
     index_url: str = Field(
         default="",
         description="SQLAlchemy URL of the index. Default empty: SQLite in `data_dir`, which needs "
-        "nothing installed; PostgreSQL (`postgresql+psycopg://...`) for more than one host.",
+        "nothing installed. A PostgreSQL URL is for more than one host and not tested yet.",
     )
     node_name: str = Field(
         default="",

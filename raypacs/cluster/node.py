@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,7 @@ from raypacs.cluster.edge import EdgeActor
 from raypacs.cluster.master import NAMESPACE, MasterHandle, ensure_master
 from raypacs.config import Bootstrap
 from raypacs.edges import boot_prefix, recover
-from raypacs.errors import MasterUnavailable
+from raypacs.errors import ConfigError, MasterUnavailable
 from raypacs.records import NodeInfo
 
 _log = logging.getLogger("raypacs.cluster.node")
@@ -49,6 +50,7 @@ def run(
     """
     bootstrap.run_dir.mkdir(parents=True, exist_ok=True)
     logs.setup("node", bootstrap)
+    _check_dashboard_port(bootstrap)
     node = _Node(bootstrap, _start_ray(bootstrap))
     try:
         on_ready(node.start())
@@ -84,6 +86,21 @@ def _start_ray(bootstrap: Bootstrap) -> str:
             _log.warning("Ray did not start in time, trying again")
             ray.shutdown()
     raise AssertionError("unreachable")
+
+
+def _check_dashboard_port(bootstrap: Bootstrap) -> None:
+    """Raise ConfigError if Ray's dashboard cannot have its port; Ray itself says it less well."""
+    if not bootstrap.dashboard or not bootstrap.dashboard_port:
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", bootstrap.dashboard_port))
+        except OSError as exc:
+            raise ConfigError(
+                f"dashboard_port {bootstrap.dashboard_port}: {exc.strerror}",
+                hint="set another dashboard_port, 0 for a free one, or dashboard = false",
+            ) from exc
 
 
 def _init_ray(bootstrap: Bootstrap) -> str:
@@ -176,6 +193,8 @@ class _Node:
 
     def _describe(self) -> dict[str, Any]:
         info = self._info
+        # "All addresses" is where to listen, not where to connect.
+        reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(info.host, info.host)
         context = ray.get_runtime_context()
         return {
             "pid": os.getpid(),
@@ -184,7 +203,7 @@ class _Node:
             "dicom_port": info.dicom_port,
             "http_port": info.http_port,
             "ae_title": self._bootstrap.ae_title,
-            "http_url": f"http://{info.host}:{info.http_port}",
+            "http_url": f"http://{reachable}:{info.http_port}",
             "dashboard_url": f"http://{self._dashboard}" if self._dashboard else "",
             "ray_address": context.gcs_address,
             "ray_token_path": os.environ["RAY_AUTH_TOKEN_PATH"],
