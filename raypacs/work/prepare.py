@@ -32,6 +32,7 @@ from raypacs.storage.pack_writer import DeflatedBlock
 from raypacs.storage.tier import Buffer, Tier
 from raypacs.work.encode import EncodedFrames, copied_table, encode_frames
 from raypacs.work.headers import explicit_header, explicit_trailer
+from raypacs.work.icons import with_native_icon
 from raypacs.work.metadata import SeriesMetadata
 from raypacs.work.parts import (
     Chunk,
@@ -60,7 +61,6 @@ __all__ = [
 # A larger object is read by ranges, so that one never fills a worker's memory.
 _WHOLE_BYTES = 16 * 1024 * 1024
 _DEFLATE_LEVEL = 4
-_NESTED_FRAGMENTS = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff"
 _PIXEL_GROUP_LENGTH = b"\xe0\x7f\0\0"
 _log = logging.getLogger(__name__)
 _NOT_PREPARED = (UnsupportedPixels, ProofFailed, MalformedInstance)
@@ -275,9 +275,8 @@ def _explicit_header(source: Source, encoded: EncodedFrames) -> bytes:
     header = explicit_header(
         source.header(), photometric=encoded.photometric, interleaved=record.samples > 1
     )
-    if dicom.is_encapsulated(source.transfer_syntax_uid) and _NESTED_FRAGMENTS in header:
-        # An icon coded in the transfer syntax of the source (PS3.5 annex A.4).
-        raise UnsupportedPixels("a compressed icon image in the header")
+    if dicom.is_encapsulated(source.transfer_syntax_uid):
+        return with_native_icon(header, source.transfer_syntax_uid)
     return header
 
 

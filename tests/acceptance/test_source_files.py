@@ -42,6 +42,7 @@ FOUND_IN_PIXELS = (
     "frame cannot be decoded",
     "is too short for",
     "fragments for",
+    "a compressed im",
     "bytes, ",
 )
 

@@ -11,7 +11,6 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -114,16 +113,38 @@ def test_an_extended_offset_table_tells_fragments_apart(store: Store) -> None:
     assert np.array_equal(rebuilt.pixel_array, frames)
 
 
-def test_a_compressed_icon_keeps_its_transfer_syntax(store: Store) -> None:
-    dataset = image(noise(1, 20, 20), transfer_syntax=HTJ2KLossless, bits_stored=16)
-    dataset.PixelData = encapsulate([imagecodecs.htj2k_encode(noise(1, 20, 20)[0])])
-    icon = Dataset()
-    icon.PixelData = encapsulate([imagecodecs.htj2k_encode(noise(1, 4, 4)[0])])
+def with_icon(sequence: str) -> tuple[bytes, np.ndarray]:
+    """A compressed image with a compressed icon in a sequence."""
+    frames = noise(1, 20, 20)
+    dataset = image(frames, transfer_syntax=HTJ2KLossless, bits_stored=16)
+    dataset.PixelData = encapsulate([imagecodecs.htj2k_encode(frames[0])])
+    pixels = noise(1, 5, 7, bits=8)
+    icon = image(pixels)
+    del icon.file_meta, icon.InstanceNumber
+    icon.PixelData = encapsulate([imagecodecs.htj2k_encode(pixels[0])])
     icon["PixelData"].VR = "OB"
     icon["PixelData"].is_undefined_length = True
-    dataset.IconImageSequence = [icon]
-    (one,) = store.prepare([store.add(part10(dataset))]).instances
-    assert (one.form, one.reason) == ("copied", "a compressed icon image in the header")
+    setattr(dataset, sequence, [icon])
+    dataset.add_new(0x00990010, "LO", "AFTER THE ICON")
+    return part10(dataset), pixels[0]
+
+
+def test_a_compressed_icon_is_decoded(store: Store) -> None:
+    data, pixels = with_icon("IconImageSequence")
+    series = store.prepare([store.add(data)])
+    (one,) = series.instances
+    assert (one.form, one.reason) == ("htj2k", "")
+    pack = store.open(series)
+    rebuilt = pydicom.dcmread(io.BytesIO(b"".join(pack.part10(one.sop_instance_uid))))
+    icon = rebuilt.IconImageSequence[0]
+    assert icon.PixelData == pixels.tobytes() + b"\0"
+    assert (icon.Rows, icon.Columns) == pixels.shape
+    assert rebuilt[0x00990010].value == "AFTER THE ICON"
+
+
+def test_a_compressed_image_elsewhere_keeps_its_transfer_syntax(store: Store) -> None:
+    (one,) = store.prepare([store.add(with_icon("SourceImageSequence")[0])]).instances
+    assert (one.form, one.reason) == ("copied", "a compressed image in a sequence of the header")
 
 
 @pytest.mark.parametrize("planar", [0, 1])
