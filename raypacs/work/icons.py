@@ -1,7 +1,8 @@
-"""Icon images in a header (PS3.3 section C.7.6.1.1.6), decoded where they were compressed.
+"""Images in sequences of a header, decoded where they were compressed: icons, mostly.
 
 A nested Pixel Data is coded in the transfer syntax of its data set (PS3.5 annex A.4), so an icon
-that came with a compressed source cannot stay as it is beside HTJ2K or decoded frames.
+(PS3.3 section C.7.6.1.1.6), or a vendor's private copy of it, that came with a compressed source
+cannot stay as it is beside HTJ2K or decoded frames.
 """
 
 from __future__ import annotations
@@ -14,52 +15,57 @@ from raypacs.codec.inbound import PixelLayout, encapsulated_frame
 from raypacs.dicom import Element, Header
 from raypacs.errors import UnsupportedPixels
 
-_ICON_IMAGE_SEQUENCE = 0x00880200
+_ITEM_END = b"\xfe\xff\x0d\xe0"
 _COMPRESSED = (
     b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff",
     b"\xe0\x7f\x10\0OW\0\0\xff\xff\xff\xff",
 )
 
 
-def with_native_icon(header: bytes, transfer_syntax_uid: str) -> bytes:
-    """Return an Explicit VR Little Endian header whose icon is not compressed any more.
+def with_native_icons(header: bytes, transfer_syntax_uid: str) -> bytes:
+    """Return an Explicit VR Little Endian header without compressed images in its sequences.
 
     Raises:
-        UnsupportedPixels: a compressed image elsewhere in the header, or one that is lossy or
-            cannot be decoded beyond doubt.
+        UnsupportedPixels: one that is lossy, in colour, or cannot be decoded beyond doubt.
+        MalformedInstance: a sequence is damaged.
     """
-    if not any(mark in header for mark in _COMPRESSED):
+    if not _has_compressed(header):
         return header
-    scanned = dicom.scan(header, dicom.EXPLICIT_VR_LE)
-    element = scanned.element(_ICON_IMAGE_SEQUENCE)
-    if element is not None:
-        body = b"".join(_item(item, transfer_syntax_uid) for item in dicom.items(scanned, element))
-        end = _after(scanned, element)
-        start = struct.pack("<HH2sHI", 0x0088, 0x0200, b"SQ", 0, len(body))
-        header = header[: element.start] + start + body + header[end:]
-    if any(mark in header for mark in _COMPRESSED):
-        raise UnsupportedPixels("a compressed image in a sequence of the header")
+    header = _rebuilt(dicom.scan(header, dicom.EXPLICIT_VR_LE), transfer_syntax_uid)
+    if _has_compressed(header):
+        raise UnsupportedPixels("a compressed image in the header, out of reach")
     return header
 
 
-def _after(header: Header, element: Element) -> int:
-    following = [one.start for one in header.elements if one.start > element.start]
-    return min(following, default=header.end)
+def _has_compressed(data: bytes) -> bool:
+    return any(mark in data for mark in _COMPRESSED)
 
 
-def _item(item: Header, transfer_syntax_uid: str) -> bytes:
+def _rebuilt(header: Header, transfer_syntax_uid: str) -> bytes:
+    """Return the elements of a data set or an item; only what holds a compressed image changes."""
     parts = []
-    for number, element in enumerate(item.elements):
+    for number, element in enumerate(header.elements):
         if element.tag == dicom.PIXEL_DATA and element.length < 0:
-            parts.append(_decoded(item, element, transfer_syntax_uid))
+            parts.append(_decoded(header, element, transfer_syntax_uid))
             continue
-        last = number + 1 == len(item.elements)
-        end = element.value_offset + element.length if last else item.elements[number + 1].start
-        if element.length < 0 and last:
-            raise UnsupportedPixels("an icon image without pixels")
-        parts.append(bytes(item.buf[element.start : end]))
-    body = b"".join(parts)
-    return struct.pack("<HHI", 0xFFFE, 0xE000, len(body)) + body
+        last = number + 1 == len(header.elements)
+        end = _end(header, element) if last else header.elements[number + 1].start
+        raw = bytes(header.buf[element.start : end])
+        if element.vr == "SQ" and _has_compressed(raw):
+            items = [_rebuilt(item, transfer_syntax_uid) for item in dicom.items(header, element)]
+            body = b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(one)) + one for one in items)
+            group, tag = element.tag >> 16, element.tag & 0xFFFF
+            raw = struct.pack("<HH2sHI", group, tag, b"SQ", 0, len(body)) + body
+        parts.append(raw)
+    return b"".join(parts)
+
+
+def _end(header: Header, element: Element) -> int:
+    """Return the offset after the last element of a data set or an item."""
+    if element.length >= 0:
+        return element.value_offset + element.length
+    delimited = bytes(header.buf[header.end - 8 : header.end - 4]) == _ITEM_END
+    return header.end - 8 if delimited else header.end
 
 
 def _decoded(item: Header, element: Element, transfer_syntax_uid: str) -> bytes:

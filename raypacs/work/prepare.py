@@ -32,7 +32,7 @@ from raypacs.storage.pack_writer import DeflatedBlock
 from raypacs.storage.tier import Buffer, Tier
 from raypacs.work.encode import EncodedFrames, copied_table, encode_frames
 from raypacs.work.headers import explicit_header, explicit_trailer
-from raypacs.work.icons import with_native_icon
+from raypacs.work.icons import with_native_icons
 from raypacs.work.metadata import SeriesMetadata
 from raypacs.work.parts import (
     Chunk,
@@ -276,7 +276,7 @@ def _explicit_header(source: Source, encoded: EncodedFrames) -> bytes:
         source.header(), photometric=encoded.photometric, interleaved=record.samples > 1
     )
     if dicom.is_encapsulated(source.transfer_syntax_uid):
-        return with_native_icon(header, source.transfer_syntax_uid)
+        return with_native_icons(header, source.transfer_syntax_uid)
     return header
 
 

@@ -11,6 +11,7 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -113,38 +114,52 @@ def test_an_extended_offset_table_tells_fragments_apart(store: Store) -> None:
     assert np.array_equal(rebuilt.pixel_array, frames)
 
 
-def with_icon(sequence: str) -> tuple[bytes, np.ndarray]:
-    """A compressed image with a compressed icon in a sequence."""
+def with_icons(*, undefined: bool = False, damaged: bool = False) -> tuple[bytes, np.ndarray]:
+    """A compressed image with a compressed icon, and a private copy of it one sequence deeper."""
     frames = noise(1, 20, 20)
     dataset = image(frames, transfer_syntax=HTJ2KLossless, bits_stored=16)
     dataset.PixelData = encapsulate([imagecodecs.htj2k_encode(frames[0])])
     pixels = noise(1, 5, 7, bits=8)
+    code = imagecodecs.htj2k_encode(pixels[0])
     icon = image(pixels)
     del icon.file_meta, icon.InstanceNumber
-    icon.PixelData = encapsulate([imagecodecs.htj2k_encode(pixels[0])])
+    icon.PixelData = encapsulate([code[:40] if damaged else code])
     icon["PixelData"].VR = "OB"
     icon["PixelData"].is_undefined_length = True
-    setattr(dataset, sequence, [icon])
+    outer = Dataset()
+    outer.add_new(0x00990010, "LO", "VENDOR")
+    outer.add_new(0x00991001, "SQ", [icon])
+    dataset.IconImageSequence = [icon]
+    dataset.SourceImageSequence = [outer]
+    for sequence in (dataset["IconImageSequence"], dataset["SourceImageSequence"]):
+        sequence.is_undefined_length = undefined
+    for item in (icon, outer):
+        item.is_undefined_length_sequence_item = undefined
     dataset.add_new(0x00990010, "LO", "AFTER THE ICON")
     return part10(dataset), pixels[0]
 
 
-def test_a_compressed_icon_is_decoded(store: Store) -> None:
-    data, pixels = with_icon("IconImageSequence")
+@pytest.mark.parametrize("undefined", [False, True])
+def test_compressed_icons_are_decoded(store: Store, undefined: bool) -> None:
+    data, pixels = with_icons(undefined=undefined)
     series = store.prepare([store.add(data)])
     (one,) = series.instances
     assert (one.form, one.reason) == ("htj2k", "")
     pack = store.open(series)
     rebuilt = pydicom.dcmread(io.BytesIO(b"".join(pack.part10(one.sop_instance_uid))))
-    icon = rebuilt.IconImageSequence[0]
-    assert icon.PixelData == pixels.tobytes() + b"\0"
-    assert (icon.Rows, icon.Columns) == pixels.shape
+    for icon in (
+        rebuilt.IconImageSequence[0],
+        rebuilt.SourceImageSequence[0][0x00991001].value[0],
+    ):
+        assert icon.PixelData == pixels.tobytes() + b"\0"
+        assert (icon.Rows, icon.Columns) == pixels.shape
     assert rebuilt[0x00990010].value == "AFTER THE ICON"
 
 
-def test_a_compressed_image_elsewhere_keeps_its_transfer_syntax(store: Store) -> None:
-    (one,) = store.prepare([store.add(with_icon("SourceImageSequence")[0])]).instances
-    assert (one.form, one.reason) == ("copied", "a compressed image in a sequence of the header")
+def test_an_icon_that_cannot_be_decoded_keeps_its_transfer_syntax(store: Store) -> None:
+    (one,) = store.prepare([store.add(with_icons(damaged=True)[0])]).instances
+    assert one.form == "copied"
+    assert one.reason
 
 
 @pytest.mark.parametrize("planar", [0, 1])
