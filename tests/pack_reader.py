@@ -88,9 +88,10 @@ class Sidecar:
 
     def _inflated(self, kind: str, place: list[int]) -> bytes:
         block, start, size = place
-        offset, length, raw = self.index[kind][block]
+        offset, length, raw, crc = self.index[kind][block]
         text = zlib.decompressobj(-15).decompress(self.data[offset : offset + length])
         assert len(text) == raw
+        assert zlib.crc32(text) == crc
         return text[start : start + size]
 
     def metadata(self, uid: str) -> dict:

@@ -168,10 +168,10 @@ def decode_frame(data: Buffer, *, skip_resolutions: int = 0) -> Array:
         UnsupportedPixels: not a codestream that OpenJPH decodes.
     """
     try:
-        if skip_resolutions == 0:
-            frame = imagecodecs.htj2k_decode(_contiguous(data))
-        else:
+        # Lossy codestreams overshoot at full size, too.
+        if skip_resolutions or not read_main_header(data).reversible:
             return _decode_reduced(data, skip_resolutions)
+        frame = imagecodecs.htj2k_decode(_contiguous(data))
     except imagecodecs.Htj2kError as exc:
         raise UnsupportedPixels(f"HTJ2K decoder: {exc}") from exc
     return _interleaved(frame, data)

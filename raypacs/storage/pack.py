@@ -286,7 +286,7 @@ class Pack:
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, block.raw_length)
         except (IndexError, zlib.error) as exc:
             raise PackCorrupt("the header sidecar is damaged", path=self._ref.header_path) from exc
-        if len(data) != block.raw_length:
+        if len(data) != block.raw_length or zlib.crc32(data) != block.crc32:
             raise PackCorrupt("the header sidecar is damaged", path=self._ref.header_path)
         return data[span.offset : span.offset + span.length]
 
@@ -365,7 +365,8 @@ class Pack:
         padding = length % 2
         if length + padding >= 0xFFFFFFFF:
             raise UnsupportedPixels("decoded pixels are longer than an element can be (PS3.5 7.1)")
-        vr = (instance.pixel_vr or ("OW" if instance.bits_allocated > 8 else "OB")).encode()
+        # OB holds at most 8 bits a sample in native form (PS3.5 8.2, A.2), whatever came in.
+        vr = b"OW" if instance.bits_allocated > 8 else (instance.pixel_vr or "OB").encode()
         yield self._head(instance, dicom.EXPLICIT_VR_LE) + struct.pack(
             "<HH2sHI", 0x7FE0, 0x0010, vr, 0, length + padding
         )

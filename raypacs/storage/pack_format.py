@@ -106,11 +106,12 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A raw deflate block that is readable on its own: where it lies, and its inflated length."""
+    """A raw deflate block that is readable on its own: where it lies, and what it inflates to."""
 
     offset: int
     length: int
     raw_length: int
+    crc32: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +307,7 @@ def decode_sidecar_index(data: bytes, crc32: int) -> SidecarIndex:
 
 
 def _block_list(block: Block) -> list[int]:
-    return [block.offset, block.length, block.raw_length]
+    return [block.offset, block.length, block.raw_length, block.crc32]
 
 
 def _span_list(span: Span) -> list[int]:

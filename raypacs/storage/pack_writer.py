@@ -181,7 +181,7 @@ class SidecarWriter(_Streamed):
     def _write_block(self, block: DeflatedBlock) -> fmt.Block:
         offset = self._out.tell()
         self._out.write(block.data)
-        return fmt.Block(offset, len(block.data), block.raw_length)
+        return fmt.Block(offset, len(block.data), block.raw_length, block.crc32)
 
 
 def _deflated(text: bytes, *, last: bool = False) -> bytes:

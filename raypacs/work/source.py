@@ -150,11 +150,14 @@ class Source:
         return int.from_bytes(tag[:2], order) << 16 | int.from_bytes(tag[2:], order)
 
     def pixel_vr(self) -> str:
-        """Return the VR of Pixel Data: as sent, or OW in implicit VR (PS3.5 annex A.1)."""
+        """Return the VR of native Pixel Data: OW in implicit VR and above 8 bits (PS3.5 A.1, A.2).
+
+        Encapsulated Pixel Data is always OB, which says nothing of its samples.
+        """
         if self._syntax == dicom.IMPLICIT_VR_LE or self.pixel_offset < 12:
             return "OW"
         vr = bytes(self.read(self.pixel_offset - 8, 2))
-        return "OB" if vr == b"OB" else "OW"
+        return "OB" if vr == b"OB" and self.record.bits_allocated <= 8 else "OW"
 
     @property
     def _inflated(self) -> bool:

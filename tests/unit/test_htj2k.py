@@ -158,3 +158,13 @@ def test_same_samples_of_frames_that_lie_differently_in_memory() -> None:
     other = planes.copy()
     other[5, 5, 1] ^= 1
     assert not htj2k.same_samples(planes, other)
+
+
+def test_lossy_codestreams_are_clamped_at_full_size() -> None:
+    frame = np.zeros((64, 64, 3), np.uint8)
+    frame[20:40, 20:40] = 255
+    data = imagecodecs.htj2k_encode(frame, level=0.05, reversible=False)
+    wrapped = imagecodecs.htj2k_decode(data).astype(int)
+    decoded = htj2k.decode_frame(data).astype(int)
+    assert np.abs(wrapped - frame).max() > 128, "the decoder wraps around: see ARCHITECTURE"
+    assert np.abs(decoded - frame).max() < 64

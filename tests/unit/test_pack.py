@@ -13,7 +13,7 @@ import numpy as np
 import pack_reader
 import pydicom
 import pytest
-from pydicom.uid import JPEGBaseline8Bit
+from pydicom.uid import JPEGBaseline8Bit, RLELossless
 from stored_series import Store, image, noise, part10
 
 from raypacs.codec import htj2k
@@ -256,6 +256,40 @@ def test_damage_in_the_sidecar_is_found(world: tuple, where: int) -> None:
     reader = damaged(*world[:2], "hdr", flip(where))
     with pytest.raises(PackCorrupt):
         reader.metadata_gzip()
+
+
+def test_no_flipped_bit_of_the_sidecar_gives_another_answer(world: tuple) -> None:
+    store, series, _ = world
+    uid = uids(series)[0]
+    whole = store.open(series)
+    text, header = whole.metadata(uid), whole.header_bytes(uid)
+    size = store.web.size(series.header_path)
+    found = 0
+    for where in range(40, size - 40, max(1, size // 150)):
+        try:
+            reader = damaged(store, series, "hdr", flip(where))
+            assert reader.metadata(uid) == text
+            assert reader.header_bytes(uid) == header
+        except PackCorrupt:
+            found += 1
+    assert found > 20
+
+
+def test_native_pixel_data_of_more_than_8_bits_is_ow(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    source = image(noise(1, 20, 30))
+    source.compress(RLELossless)
+    series = store.prepare([store.add(part10(source))])
+    reader = store.open(series)
+    pieces = reader.part10(uids(series)[0], EXPLICIT, decode=lambda data, _: decode_native(data))
+    native = pydicom.dcmread(io.BytesIO(b"".join(pieces)))
+    assert native["PixelData"].VR == "OW"
+    assert np.array_equal(native.pixel_array, source.pixel_array)
+    assert native.file_meta.TransferSyntaxUID == EXPLICIT
+
+
+def decode_native(data: bytes) -> bytes:
+    return htj2k.decode_frame(data).tobytes()
 
 
 def test_a_later_version_is_refused(world: tuple) -> None:
