@@ -198,6 +198,7 @@ def services(edge: _Edge) -> Services:
         series_instances=reader.instances,
         locate_instance=reader.locate_instance,
         locate=reader.locate,
+        series_state=reader.series_state,
         tier=tier,
         intake=edge.intake,
         status=lambda: _status(edge),

@@ -110,11 +110,13 @@ class World:
         """Prepare everything that is not yet, as a dispatcher would."""
         published = []
         waiting = [one for one in self._all() if one.form == ""]
+        # One attempt, one token: for all series of a study.
+        tokens = {one.record.study_uid: layout.new_token() for one in waiting}
         for study, series in dict.fromkeys(
             (one.record.study_uid, one.record.series_uid) for one in waiting
         ):
             ours = [one for one in waiting if one.record.series_uid == series]
-            lease = Lease(1, "prepare", study, 1, 1, layout.new_token(), 1, "n1", 1e12)
+            lease = Lease(1, "prepare", study, 1, 1, tokens[study], 1, "n1", 1e12)
             context = make_context(self.settings, lease)
             chunks = plan_chunks(ours, self.settings.chunk_bytes)
             parts = [prepare_chunk(chunk, context) for chunk in chunks]
@@ -146,6 +148,7 @@ class World:
                 (one for one in self._all() if one.record.sop_instance_uid == uid), None
             ),
             locate=lambda uid: list(self.packs.get(uid, [])),
+            series_state=self._series_state,
             tier=self._tier,
             intake=self.intake,
             status=lambda: {"epoch": 1, "tiers": [], "studies": {"received": 1}},
@@ -171,6 +174,15 @@ class World:
             for one in self._all()
             if (one.record.study_uid, one.record.series_uid) == (study_uid, series_uid)
         ]
+
+    def _series_state(self, study_uid: str, series_uid: str) -> tuple[str, ...]:
+        ours = [
+            record
+            for record in self.index.instances.values()
+            if (record.study_uid, record.series_uid) == (study_uid, series_uid)
+        ]
+        packs = (ref.pack_path for ref in self.packs.get(series_uid, []))
+        return (str(len(ours)), *packs) if ours else ()
 
     def _search(self, params: SearchParams, level: str) -> list[Row]:
         rows: dict[str, Row] = {}

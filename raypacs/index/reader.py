@@ -104,6 +104,23 @@ class IndexReader:
         with self._engine.connect() as conn:
             return _packs(conn, where)
 
+    def series_state(self, study_uid: str, series_uid: str) -> tuple[str, ...]:
+        """Return what changes with every registration, pack or deletion of a series; one query.
+
+        () for a series that is not known.
+        """
+        counted = sa.literal(" ") + sa.cast(series.c.instance_count, sa.Text)
+        query = sa.union_all(
+            sa.select((sa.cast(series.c.created_s, sa.Text) + counted).label("state")).where(
+                series.c.study_uid == study_uid, series.c.series_uid == series_uid
+            ),
+            sa.select(packs.c.pack_path).where(
+                packs.c.study_uid == study_uid, packs.c.series_uid == series_uid
+            ),
+        )
+        with self._engine.connect() as conn:
+            return tuple(sorted(conn.execute(query).scalars()))
+
     def packs(self, study_uid: str) -> dict[str, list[PackRef]]:
         """Return the published packs of a study by series UID, oldest first."""
         with self._engine.connect() as conn:

@@ -1,7 +1,7 @@
 """Overviews of a series (FEATURES F5): all its frames at 1/2^level of their size in one response.
 
 Two forms: the compact container of :mod:`raypacs.codec.overview` and, for viewers that decode
-HTJ2K themselves, the beginning of each frame's codestream as a part. Made once a pack and level.
+HTJ2K themselves, the beginning of each frame's codestream as a part. Made once a series and level.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from raypacs.web.problem import Problem
 
 MEDIA_TYPE = overview.MEDIA_TYPE
 MOST_LEVEL = 8
+_Key = tuple[str, str, tuple[str, ...], int]
+"""Study, series, paths of the packs it is made from, level."""
 
 
 def parse_level(text: str) -> int:
@@ -37,7 +39,7 @@ class Overviews:
     """Makes overviews; keeps the containers, at most ``most_bytes``. Blocks."""
 
     most_bytes: int = 64 * 1024 * 1024
-    _kept: OrderedDict[tuple[tuple[str, ...], int], bytes] = field(default_factory=OrderedDict)
+    _kept: OrderedDict[_Key, bytes] = field(default_factory=OrderedDict)
     _kept_bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _making: threading.Lock = field(default_factory=threading.Lock)
@@ -48,7 +50,9 @@ class Overviews:
         Raises:
             UnsupportedPixels: the series has no prepared frames.
         """
-        key = (view.tokens, level)
+        # A token names an attempt, which prepares all series of a study: it is not enough.
+        paths = tuple(pack.ref.pack_path for pack in view.packs)
+        key = (view.study_uid, view.series_uid, paths, level)
         with self._lock:
             found = self._kept.get(key)
             if found is not None:
@@ -82,7 +86,7 @@ class Overviews:
             pieces.append(data)
         return b"".join((*pieces, TAIL))
 
-    def _keep(self, key: tuple[tuple[str, ...], int], made: bytes) -> None:
+    def _keep(self, key: _Key, made: bytes) -> None:
         with self._lock:
             self._kept[key] = made
             self._kept_bytes += len(made)

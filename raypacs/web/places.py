@@ -1,8 +1,8 @@
 """Where the instances of a series lie: the cache that keeps requests away from the index.
 
-A view is good for ``ttl_s``; then its packs' tokens are asked for again (one cheap query, in a
-thread, one flight per series) and it is rebuilt only if they changed. Pack paths are never
-reused, so an old view can be late but never wrong about bytes.
+A view is good for ``ttl_s``; then the state of the series (number of instances, packs) is asked
+for again (one cheap query, in a thread, one flight per series) and it is rebuilt only if that
+changed. Pack paths are never reused, so an old view can be late but never wrong about bytes.
 """
 
 from __future__ import annotations
@@ -80,9 +80,10 @@ class SeriesView:
     study_uid: str
     series_uid: str
     places: dict[str, Place]
-    tokens: tuple[str, ...]
-    """Tokens of the packs that the index named; one that cannot be read is not in ``packs``."""
+    state: tuple[str, ...]
+    """What the index said of instances and packs just before the view was made."""
     packs: tuple[OpenPack, ...]
+    """The packs that can be read."""
     loaded_at_s: float
     checked_at_s: float
 
@@ -102,12 +103,14 @@ def load_series(
     Raises:
         NotFound: no such series in the study.
     """
+    # Before the rest: what changes in between is seen at the next check.
+    state = services.series_state(study_uid, series_uid)
     stored = services.series_instances(study_uid, series_uid)
     if not stored:
         raise NotFound(f"no series {series_uid} in study {study_uid}")
     refs = services.locate(series_uid)
-    open_packs = {pack.ref.token: pack for pack in known}
-    found = [open_packs.get(ref.token) or _open_pack(services, ref) for ref in refs]
+    open_packs = {pack.ref.pack_path: pack for pack in known}
+    found = [open_packs.get(ref.pack_path) or _open_pack(services, ref) for ref in refs]
     packs = tuple(pack for pack in found if pack is not None)
     holders: dict[str, OpenPack] = {}
     for pack in packs:
@@ -118,8 +121,7 @@ def load_series(
         uid = one.record.sop_instance_uid
         holder = holders.get(uid)
         places[uid] = Place(one, holder, holder.reader.instances[uid] if holder else None)
-    tokens = tuple(ref.token for ref in refs)
-    return SeriesView(study_uid, series_uid, places, tokens, packs, now_s, now_s)
+    return SeriesView(study_uid, series_uid, places, state, packs, now_s, now_s)
 
 
 def _instance_order(stored: StoredInstance) -> tuple[int, str]:
@@ -217,9 +219,9 @@ class SeriesViews:
         study_uid, series_uid = key
         now = self.clock()
         self.services.touched([study_uid])
-        if old is not None and old.tokens and old.loaded_at_s >= 0:
-            tokens = tuple(ref.token for ref in self.services.locate(series_uid))
-            if tokens == old.tokens:
+        if old is not None and old.loaded_at_s >= 0:
+            state = self.services.series_state(study_uid, series_uid)
+            if state and state == old.state:
                 old.checked_at_s = now
                 return old
         return load_series(self.services, study_uid, series_uid, old.packs if old else (), now)

@@ -42,7 +42,12 @@ class Services:
     locate_instance: Callable[[str], StoredInstance | None]
     """SOP Instance UID to the instance that is served."""
     locate: Callable[[str], list[PackRef]]
-    """Series UID to its published packs, oldest first. Cheap: asked again every second in use."""
+    """Series UID to its published packs, oldest first."""
+    series_state: Callable[[str, str], tuple[str, ...]]
+    """Study UID, Series UID to what changes with every registration or pack of the series.
+
+    Cheap: asked again every second in use.
+    """
     tier: Callable[[str], Tier]
     """Name to tier; raises NotFound."""
     intake: Intake

@@ -238,6 +238,27 @@ class TestRegister:
         assert index.reader.aside() == [aside]
         assert index.balanced()
 
+    def test_the_state_of_a_series_changes_with_instances_packs_and_deletion(
+        self, index: Index
+    ) -> None:
+        record = instance_record(study="1.2.3")
+        key = (record.study_uid, record.series_uid)
+        states = [index.reader.series_state(*key)]
+        index.writer.register([record], T)
+        states.append(index.reader.series_state(*key))
+        assert index.reader.series_state(*key) == states[-1]
+        assert index.reader.series_state("1.2.4", record.series_uid) == ()
+        lease = index.leased()
+        index.writer.report(lease, index.prepare(lease), QUIET)
+        states.append(index.reader.series_state(*key))
+        more = instance_record(study="1.2.3")
+        index.writer.register([replace(more, series_uid=record.series_uid)], QUIET)
+        states.append(index.reader.series_state(*key))
+        index.writer.delete_study("1.2.3", QUIET)
+        assert index.reader.series_state(*key) == ()
+        assert states[0] == ()
+        assert len(set(states)) == 4
+
 
 class TestLedger:
     def test_grants_never_exceed_the_capacity(self, index: Index) -> None:
