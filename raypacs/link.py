@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -79,17 +80,15 @@ def serve(
     """Serve an edge's calls from ``handlers`` in a thread until the pipe closes."""
     lock = threading.Lock()
 
-    def answer(number: int, method: str, args: tuple[Any, ...]) -> None:
-        try:
-            reply = (number, True, handlers[method](*args))
-        except RaypacsError as exc:
-            reply = (number, False, exc)
-        except (OSError, KeyError, ValueError, RuntimeError) as exc:
-            reply = (number, False, RaypacsError(f"{method}: {type(exc).__name__}: {exc}"))
+    def answer(number: int, method: str, done: Future[Any]) -> None:
+        """Send the result, or whatever was raised: a caller without an answer would wait."""
+        error = done.exception()
+        if error is not None and not isinstance(error, RaypacsError):
+            error = RaypacsError(f"{method}: {type(error).__name__}: {error}")
         if number:
             try:
                 with lock:
-                    conn.send(reply)
+                    conn.send((number, error is None, error or done.result()))
             except OSError:
                 return
 
@@ -97,10 +96,16 @@ def serve(
         with ThreadPoolExecutor(threads, thread_name_prefix="link") as pool:
             while True:
                 try:
-                    pool.submit(answer, *conn.recv())
+                    number, method, args = conn.recv()
                 except (EOFError, OSError):
                     return
+                handler = handlers.get(method, partial(_unknown, method))
+                pool.submit(handler, *args).add_done_callback(partial(answer, number, method))
 
     thread = threading.Thread(target=loop, name="link-serve", daemon=True)
     thread.start()
     return thread
+
+
+def _unknown(method: str, *_: Any) -> None:
+    raise RaypacsError(f"no method {method!r} on this link")

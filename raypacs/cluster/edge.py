@@ -41,7 +41,7 @@ class EdgeActor:
         self._node_boot = node_boot
         logs.setup(role, self._bootstrap)
         self._master = MasterHandle()
-        self._settings: Settings = self._master.call("settings")[1]
+        self._version, self._settings = self._settings_now()
         self._pool: EdgePool | None = None
         self._holder: socket.socket | None = None
         self._port = 0
@@ -55,6 +55,7 @@ class EdgeActor:
             OSError: the port is in use.
         """
         if self._pool is not None:
+            self._refresh(self._pool)
             return self._port
         mine = f"{self._node_boot}-{self._role}-"
         self._recover(lambda boot: boot.startswith(mine))
@@ -69,6 +70,18 @@ class EdgeActor:
         pool.wait_ready()
         self._pool = pool
         return self._port
+
+    def _settings_now(self) -> tuple[int, Settings]:
+        version, settings = self._master.call("settings")
+        return version, settings
+
+    def _refresh(self, pool: EdgePool) -> None:
+        """Give new settings to the processes, by new processes."""
+        version, settings = self._settings_now()
+        if version != self._version:
+            self._version, self._settings = version, settings
+            _log.info("new settings", extra={"version": version})
+            pool.renew()
 
     def _spec(self, number: int, boot: str) -> EdgeSpec:
         return EdgeSpec(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -21,9 +20,10 @@ from raypacs import __version__, layout, logs
 from raypacs.cluster.dispatcher import Dispatcher
 from raypacs.cluster.edge import EdgeActor
 from raypacs.cluster.master import NAMESPACE, MasterHandle, ensure_master
+from raypacs.cluster.processes import reserve_port
 from raypacs.config import Bootstrap
 from raypacs.edges import boot_prefix, recover
-from raypacs.errors import ConfigError, MasterUnavailable
+from raypacs.errors import ConfigError, RaypacsError
 from raypacs.records import NodeInfo
 
 _log = logging.getLogger("raypacs.cluster.node")
@@ -50,7 +50,7 @@ def run(
     """
     bootstrap.run_dir.mkdir(parents=True, exist_ok=True)
     logs.setup("node", bootstrap)
-    _check_dashboard_port(bootstrap)
+    _check_ports(bootstrap)
     node = _Node(bootstrap, _start_ray(bootstrap))
     try:
         on_ready(node.start())
@@ -88,18 +88,24 @@ def _start_ray(bootstrap: Bootstrap) -> str:
     raise AssertionError("unreachable")
 
 
-def _check_dashboard_port(bootstrap: Bootstrap) -> None:
-    """Raise ConfigError if Ray's dashboard cannot have its port; Ray itself says it less well."""
-    if not bootstrap.dashboard or not bootstrap.dashboard_port:
-        return
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _check_ports(bootstrap: Bootstrap) -> None:
+    """Raise ConfigError for a port that is taken, before Ray's start takes its seconds."""
+    wanted = {
+        "dicom_port": (
+            bootstrap.host,
+            bootstrap.dicom_port if "listener" in bootstrap.roles else 0,
+        ),
+        "http_port": (bootstrap.host, bootstrap.http_port if "gateway" in bootstrap.roles else 0),
+        "dashboard_port": ("127.0.0.1", bootstrap.dashboard_port if bootstrap.dashboard else 0),
+    }
+    for setting, (host, port) in wanted.items():
         try:
-            probe.bind(("127.0.0.1", bootstrap.dashboard_port))
+            reserve_port(host, port)[0].close()
         except OSError as exc:
             raise ConfigError(
-                f"dashboard_port {bootstrap.dashboard_port}: {exc.strerror}",
-                hint="set another dashboard_port, 0 for a free one, or dashboard = false",
+                f"{setting} {port}: {exc.strerror}",
+                setting=setting,
+                hint=f"another program has it: set another {setting}, or 0 for a free one",
             ) from exc
 
 
@@ -215,12 +221,16 @@ class _Node:
         while not stop.wait(HEARTBEAT_S):
             try:
                 self._master.call("node_seen", self._info)
-            except MasterUnavailable as exc:
-                _log.warning("no heartbeat", extra={"why": str(exc)})
+            except (RaypacsError, RayError) as exc:  # the next heartbeat may succeed
+                _log.warning("no heartbeat", extra={"why": str(exc)[:500]})
             for name, actor in self._actors.items():
                 try:
                     ray.get(actor.start.remote(*self._starts[name]), timeout=ACTOR_START_S)
-                except (RayError, OSError) as exc:  # being restarted; asked again next time
+                except (
+                    RaypacsError,
+                    RayError,
+                    OSError,
+                ) as exc:  # being restarted; asked again next time
                     _log.warning("service away", extra={"service": name, "why": str(exc)[:500]})
 
     def stop(self) -> None:

@@ -100,6 +100,7 @@ class EdgePool:
         self._make_spec, self._handlers, self._lost = make_spec, handlers, lost
         self._boot_prefix = boot_prefix
         self._stopping = threading.Event()
+        self._renewing = False
         self._edges = [self._start(number) for number in range(count)]
         self._thread = threading.Thread(target=self._supervise, name="edges", daemon=True)
         self._thread.start()
@@ -121,6 +122,13 @@ class EdgePool:
                     spec = self._edges[number].spec
                     raise TimeoutError(f"{spec.role} process {number} did not come up: see its log")
 
+    def renew(self) -> None:
+        """Replace every process by one of the current spec, one after another.
+
+        The port stays served: a new process listens before an old one stops.
+        """
+        self._renewing = True
+
     def boots(self) -> set[str]:
         """Boot names of the processes that run now."""
         return {edge.spec.boot for edge in self._edges if edge.alive()}
@@ -133,6 +141,9 @@ class EdgePool:
         pause = 0.2
         while not self._stopping.wait(pause):
             pause = 0.2
+            if self._renewing:
+                self._renewing = False
+                self._replace_all()
             for number, edge in enumerate(self._edges):
                 if edge.alive() or self._stopping.is_set():
                     continue
@@ -144,6 +155,14 @@ class EdgePool:
                 self._lost(edge.spec.boot)
                 self._edges[number] = self._start(number)
                 pause = 1.0  # a process that cannot start must not spin
+
+    def _replace_all(self) -> None:
+        for number, old in enumerate(self._edges):
+            new = self._start(number)
+            while new.alive() and not new.ready.wait(0.1) and not self._stopping.is_set():
+                continue
+            self._edges[number] = new
+            old.stop()
 
     def stop(self) -> None:
         """Stop all processes; each finishes what it has answered."""

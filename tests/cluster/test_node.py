@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from nodes import Node, start, stop, write_config
+from nodes import Node, cli, start, stop, write_config
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
@@ -262,3 +262,52 @@ def test_actors_killed_come_back_on_the_same_ports(crash_node: Node, tmp_path: P
         upload(client, write(tmp_path, sent))
     crash_node.cli("wait", "--prepared")
     check_prepared_once(crash_node, {sent[0][0].StudyInstanceUID})
+
+
+def send_one(node: Node, dataset: Dataset) -> int:
+    """Send one instance and return the status answered."""
+    ae = AE(ae_title="SENDER")
+    ae.add_requested_context(CT_IMAGE, ExplicitVRLittleEndian)
+    association = ae.associate("127.0.0.1", node.dicom_port)
+    status = association.send_c_store(dataset)
+    association.release()
+    return int(status.Status) if "Status" in status else -1
+
+
+def with_image_capacity(node: Node, capacity_bytes: int) -> None:
+    """Apply the settings with another capacity of the image tier."""
+    settings = node.get("/api/v1/settings").json()["settings"]
+    for tier in settings["tiers"]:
+        if tier["role"] == "image":
+            tier["capacity_bytes"] = capacity_bytes
+    answer = httpx.put(node.url + "/api/v1/settings", json=settings, timeout=60)
+    assert answer.status_code == 200, answer.text
+
+
+def test_a_full_tier_refuses_politely_and_new_settings_reach_the_edges(
+    crash_node: Node, tmp_path: Path
+) -> None:
+    first, second = (study[0] for study in studies(2, 1, first_seed=6000))
+    with_image_capacity(crash_node, 1)
+    wait_for(lambda: send_one(crash_node, first) == 0xA700, "a refusal for want of room", 60)
+    path = write(tmp_path, [[second]])[0]
+    answer = httpx.post(
+        crash_node.url + "/dicom-web/studies",
+        content=b"--b\r\nContent-Type: application/dicom\r\n\r\n"
+        + path.read_bytes()
+        + b"\r\n--b--",
+        headers={"Content-Type": 'multipart/related; type="application/dicom"; boundary=b'},
+        timeout=60,
+    )
+    assert answer.status_code == 507
+    with_image_capacity(crash_node, 0)
+    wait_for(lambda: send_one(crash_node, first) == 0, "room again", 60)
+    crash_node.cli("wait", "--prepared")
+    check_prepared_once(crash_node, {first.StudyInstanceUID})
+
+
+def test_a_taken_port_is_named(crash_node: Node, tmp_path: Path) -> None:
+    config = write_config(tmp_path, dashboard=False, dicom_port=crash_node.dicom_port)
+    done = cli(config, "up", "--detach", check=False)
+    assert done.returncode == 3, done.stderr  # no node runs
+    assert f"dicom_port {crash_node.dicom_port}" in done.stderr
