@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import hashlib
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -26,6 +26,9 @@ from raypacs.web.places import Place, SeriesView
 from raypacs.web.problem import Problem
 from raypacs.web.ranges import parse_range
 from raypacs.web.services import Row, SearchParams
+from raypacs.web.tags import matches, tag_of
+
+_log = logging.getLogger("raypacs.web")
 
 JSON = "application/dicom+json"
 _JSON_TYPES = (JSON, "application/json")
@@ -145,7 +148,7 @@ class _Resources:
         views = await self._study_views(request.path_params["study"])
         maker = self._gateway.metadata
         return await self._metadata(
-            request, views, lambda gzipped: maker.study(views, gzipped=gzipped)
+            request, _places(views), lambda gzipped: maker.study(views, gzipped=gzipped)
         )
 
     async def series_metadata(self, request: Request) -> Response:
@@ -153,48 +156,53 @@ class _Resources:
         view = await self._view(request)
         maker = self._gateway.metadata
         return await self._metadata(
-            request, [view], lambda gzipped: maker.series(view, gzipped=gzipped)
+            request, _places([view]), lambda gzipped: maker.series(view, gzipped=gzipped)
         )
 
     async def instance_metadata(self, request: Request) -> Response:
         _require_json(request)
         place = await self._place(request)
-        gzipped = accepts_gzip(request.headers.get("accept-encoding", ""))
-        body = await asyncio.to_thread(self._gateway.metadata.instance, place, gzipped=gzipped)
-        return _encoded(body, JSON, {}, gzipped=gzipped)
+        maker = self._gateway.metadata
+        return await self._metadata(
+            request, [place], lambda gzipped: maker.instance(place, gzipped=gzipped)
+        )
 
     async def _metadata(
-        self, request: Request, views: list[SeriesView], make: Callable[[bool], bytes]
+        self, request: Request, places: list[Place], make: Callable[[bool], bytes]
     ) -> Response:
         gzipped = accepts_gzip(request.headers.get("accept-encoding", ""))
-        tag = _tag_of(views, "z" if gzipped else "t")
-        if _matches(request, tag):
-            return Response(status_code=304, headers={"ETag": tag, "Vary": _VARY})
+        tag = tag_of(places, f"metadata {gzipped}")
+        if (same := _not_modified(request, tag, _VARY)) is not None:
+            return same
         body = await asyncio.to_thread(make, gzipped)
         return _encoded(body, JSON, {"ETag": tag}, gzipped=gzipped)
 
     async def bulk(self, request: Request) -> Response:
         place = await self._place(request)
         path = request.path_params["path"].strip("/").split("/")
-        data = await asyncio.to_thread(self._gateway.metadata.bulk, place, path)
         kind = "application/octet-stream"
         choice = choose_frame(read_accept(request.scope), "", "", True)
         if choice is None:
-            raise Problem(406, f"bulk data is {kind}")
+            raise Problem(406, f"bulk data is {kind}", Vary="Accept")
+        tag = tag_of([place], f"bulk {path} {choice.multipart}", weak=choice.multipart)
+        if (same := _not_modified(request, tag, "Accept")) is not None:
+            return same
+        data = await asyncio.to_thread(self._gateway.metadata.bulk, place, path)
+        headers = {"ETag": tag, "Vary": "Accept"}
         if choice.multipart:
             body = b"".join((part_head(kind, first=True), data, TAIL))
-            return Response(body, headers={"Content-Type": content_type(kind)})
-        return _ranged(request, data, kind)
+            return Response(body, headers={**headers, "Content-Type": content_type(kind)})
+        return _ranged(request, data, kind, headers)
 
     # Instances ------------------------------------------------------------------------------
 
     async def retrieve_study(self, request: Request) -> Response:
         views = await self._study_views(request.path_params["study"])
-        return await self._retrieve(request, [p for v in views for p in v.places.values()])
+        return await self._retrieve(request, _places(views))
 
     async def retrieve_series(self, request: Request) -> Response:
         view = await self._view(request)
-        return await self._retrieve(request, list(view.places.values()))
+        return await self._retrieve(request, _places([view]))
 
     async def retrieve_instance(self, request: Request) -> Response:
         return await self._retrieve(request, [await self._place(request)])
@@ -203,9 +211,17 @@ class _Resources:
         accept = read_accept(request.scope)
         chosen = [(place, instances.choose(place, accept)) for place in places]
         sent = [(place, choice) for place, choice in chosen if choice is not None]
+        tag = tag_of(places, f"instances {[choice for _, choice in chosen]}", weak=True)
+        if sent and (same := _not_modified(request, tag, "Accept")) is not None:
+            return same
+        instances_of = self._gateway.instances
+        if len(sent) > 1:
+            # Before the status. One alone says itself what is wrong with it.
+            sent = await asyncio.to_thread(
+                lambda: [one for one in sent if instances_of.obtainable(*one)]
+            )
         if not sent:
             raise Problem(406, f"instances cannot be had as {accept!r}", Vary="Accept")
-        instances_of = self._gateway.instances
         if not sent[0][1].multipart:
             if len(places) > 1:
                 raise Problem(406, "several instances come as multipart/related only")
@@ -217,23 +233,37 @@ class _Resources:
         # 206: some of the instances cannot be had as asked (PS3.18 table 10.4.3-1).
         status = 200 if len(sent) == len(places) else 206
         headers = {"Vary": "Accept", "Content-Type": kind}
+        if status == 200:
+            headers["ETag"] = tag
         if request.method == "HEAD":
-            return Response(status_code=status, headers=headers)
+            # Streamed, as the other: its length is not known, and not 0.
+            return StreamingResponse(iter(()), status, headers=headers)
         # The first piece before the status: what cannot be read at all becomes a problem.
         first = await asyncio.to_thread(next, pieces, b"")
         return StreamingResponse(_streamed(first, pieces), status, headers=headers)
 
     def _parts(self, sent: list[tuple[Place, Choice]], root: str) -> Iterator[bytes]:
-        for number, (place, choice) in enumerate(sent):
+        """Yield the parts. What cannot be had after all is left out; raises if nothing can."""
+        first = True
+        failed: RaypacsError | None = None
+        for place, choice in sent:
             record = place.stored.record
             where = (
                 f"{root}/studies/{record.study_uid}/series/{record.series_uid}"
                 f"/instances/{record.sop_instance_uid}"
             )
-            choice, pieces = self._gateway.instances.open(place, choice)
+            try:
+                choice, pieces = self._gateway.instances.open(place, choice)
+            except RaypacsError as exc:
+                _log.warning("instance %s is left out: %s", record.sop_instance_uid, exc)
+                failed = exc
+                continue
             kind = f"application/dicom; transfer-syntax={choice.transfer_syntax_uid}"
-            yield part_head(kind, first=number == 0, location=where)
+            yield part_head(kind, first=first, location=where)
+            first = False
             yield from pieces
+        if first and failed is not None:
+            raise failed
         yield TAIL
 
     # Pictures -------------------------------------------------------------------------------
@@ -255,8 +285,11 @@ class _Resources:
         )
         if place.frames == 0:
             raise UnsupportedPixels("the instance has no pixels")
+        tag = tag_of([place], f"rendered {listed} {wanted}")
+        if (same := _not_modified(request, tag, "Accept")) is not None:
+            return same
         body = await asyncio.to_thread(self._render, place, int(listed), wanted)
-        return Response(body, media_type=media, headers={"Vary": "Accept"})
+        return Response(body, media_type=media, headers={"ETag": tag, "Vary": "Accept"})
 
     def _render(self, place: Place, number: int, wanted: rendering.Wanted) -> bytes:
         picture = self._gateway.frames.array(place, number)
@@ -270,10 +303,11 @@ class _Resources:
         )
         if media is None:
             raise Problem(406, f"overviews are {overviews.MEDIA_TYPE} or multipart/related")
-        tag = _tag_of([view], f"{level}{media[0]}")
+        weak = media != overviews.MEDIA_TYPE
+        tag = tag_of(_places([view]), f"overview {level} {media}", weak=weak)
         headers = {"ETag": tag, "Vary": "Accept"}
-        if _matches(request, tag):
-            return Response(status_code=304, headers=headers)
+        if (same := _not_modified(request, tag, "Accept")) is not None:
+            return same
         if media == overviews.MEDIA_TYPE:
             body = await asyncio.to_thread(self._gateway.overviews.container, view, level)
             return _ranged(request, body, media, headers)
@@ -325,18 +359,15 @@ def _encoded(body: bytes, kind: str, headers: dict[str, str], *, gzipped: bool) 
     return Response(body, media_type=kind, headers=headers)
 
 
-def _tag_of(views: list[SeriesView], kind: str) -> str:
-    """Return an entity tag over everything the views are made from."""
-    digest = hashlib.sha256()
-    for view in views:
-        for uid, place in view.places.items():
-            digest.update(f"{uid}{place.token}{place.pack is not None}".encode())
-    return f'"{digest.hexdigest()[:24]}{kind}"'
+def _places(views: list[SeriesView]) -> list[Place]:
+    return [place for view in views for place in view.places.values()]
 
 
-def _matches(request: Request, tag: str) -> bool:
-    sent = request.headers.get("if-none-match", "")
-    return sent == "*" or tag in sent
+def _not_modified(request: Request, tag: str, vary: str) -> Response | None:
+    """Return 304 if the client has what ``tag`` stands for."""
+    if not matches(request.headers.get("if-none-match", ""), tag):
+        return None
+    return Response(status_code=304, headers={"ETag": tag, "Vary": vary})
 
 
 def _ranged(
@@ -345,6 +376,8 @@ def _ranged(
     """Return a whole body or the one range of it that was asked for."""
     headers = {**(headers or {}), "Accept-Ranges": "bytes"}
     wanted = parse_range(request.headers.get("range", ""), len(data))
+    if request.headers.get("if-range", headers.get("ETag")) != headers.get("ETag"):
+        wanted = None
     if wanted == "unsatisfiable":
         return Response(status_code=416, headers={"Content-Range": f"bytes */{len(data)}"})
     if isinstance(wanted, tuple):

@@ -25,6 +25,7 @@ from raypacs.web.object_file import Extent, ObjectFile
 from raypacs.web.places import Place, SeriesViews
 from raypacs.web.problem import Problem
 from raypacs.web.ranges import parse_range
+from raypacs.web.tags import matches
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -114,7 +115,7 @@ class FrameGate:
         if choice is None:
             raise Problem(406, f"frames cannot be had as {asked.accept!r}", Vary="Accept")
         tag = _entity_tag(place, sop_uid, listed, choice)
-        if asked.if_none_match and (asked.if_none_match == "*" or tag in asked.if_none_match):
+        if asked.if_none_match and matches(asked.if_none_match, tag):
             await _start(send, 304, [(b"etag", tag.encode()), *self._common])
             await send({"type": "http.response.body", "body": b""})
             return
@@ -225,12 +226,15 @@ async def _read_extents(
 
 
 def _entity_tag(place: Place, sop_uid: str, listed: str, choice: Choice) -> str:
-    """Return the strong entity tag of what is sent: bytes of a token never change."""
+    """Return the entity tag of what is sent: bytes of a token never change.
+
+    Weak for multipart, whose boundary differs from process to process.
+    """
     if not listed.isdigit():
         listed = f"{zlib.crc32(listed.encode()):x}"
-    kind = "m" if choice.multipart else "s"
+    weak, kind = ("W/", "m") if choice.multipart else ("", "s")
     syntax = choice.transfer_syntax_uid[-3:]
-    return f'"{place.token}.{sop_uid}.{listed}.{choice.form[0]}{kind}{syntax}"'
+    return f'{weak}"{place.token}.{sop_uid}.{listed}.{choice.form[0]}{kind}{syntax}"'
 
 
 def _cut(extents: tuple[Extent, ...], start: int, stop: int) -> tuple[Extent, ...]:

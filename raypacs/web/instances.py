@@ -9,14 +9,16 @@ from __future__ import annotations
 import io
 import itertools
 import struct
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pydicom
 from pydicom.uid import ExplicitVRLittleEndian
 
 from raypacs import dicom
-from raypacs.errors import MalformedInstance, UnsupportedPixels
+from raypacs.errors import MalformedInstance, RaypacsError, UnsupportedPixels
 from raypacs.web import pixels
 from raypacs.web.frames import Frames
 from raypacs.web.negotiate import Choice, choose_instance
@@ -25,6 +27,10 @@ from raypacs.web.places import Place
 
 _PIECE_BYTES = 1024 * 1024
 _LONGEST_VALUE_BYTES = 0xFFFFFFFE
+_MOST_SPOOLED_BYTES = 32 * 1024 * 1024
+_ITEM = 0xFFFEE000
+_TRAILING_PADDING = 0xFFFCFFFC
+_WORD_BYTES = {"OW": 2, "OL": 4, "OF": 4, "OD": 8, "OV": 8}
 
 
 def choose(place: Place, accept: str) -> Choice | None:
@@ -44,6 +50,22 @@ class Instances:
 
     frames: Frames
 
+    def obtainable(self, place: Place, choice: Choice) -> bool:
+        """Whether the instance can be had as chosen, as far as its first frame tells; blocks."""
+        record = place.stored.record
+        if (
+            choice.lenient
+            or choice.form != "native"
+            or place.is_htj2k
+            or not dicom.is_encapsulated(record.transfer_syntax_uid)
+        ):
+            return True
+        try:
+            self.frames.array(place, 1)
+        except RaypacsError:
+            return False
+        return True
+
     def open(self, place: Place, choice: Choice) -> tuple[Choice, Iterator[bytes]]:
         """Return what is really sent, and its pieces; the first one is made already.
 
@@ -52,8 +74,11 @@ class Instances:
         """
         try:
             pieces = self.pieces(place, choice)
+            if place.is_htj2k and place.frames == 1 and choice.form != "original":
+                # Damage is found while it can still be said.
+                pieces = iter(list(pieces))
             first = next(pieces, b"")
-        except UnsupportedPixels:
+        except (UnsupportedPixels, MalformedInstance):
             if not choice.lenient:
                 raise
             syntax = place.stored.record.transfer_syntax_uid
@@ -91,16 +116,12 @@ class Instances:
                 yield piece
 
     def _converted(self, place: Place) -> Iterator[bytes]:
-        """Rewrite another uncompressed syntax by pydicom; pixels are byte-swapped if need be."""
+        """Rewrite another uncompressed syntax by pydicom; words are byte-swapped if need be."""
         with self.frames.original(place) as stream:
             dataset = pydicom.dcmread(stream, force=True)
         try:
-            swapped = dataset.original_encoding[1] is False
-            if swapped and "PixelData" in dataset:
-                pictures = [self.frames.array(place, n + 1) for n in range(place.frames)]
-                dataset.PixelData = b"".join(picture.native_bytes() for picture in pictures)
-                if place.stored.record.samples > 1:
-                    dataset.PlanarConfiguration = 0
+            if dataset.original_encoding[1] is False:
+                _swap_words(dataset, place.stored.record.bits_allocated)
             dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
             out = io.BytesIO()
             pydicom.dcmwrite(
@@ -113,22 +134,27 @@ class Instances:
         yield out.getvalue()
 
     def _decoded(self, place: Place) -> Iterator[bytes]:
-        """Decode frame by frame; only one frame is in memory."""
+        """Decode frame by frame. All are decoded before the first piece: none may fail later."""
         record = place.stored.record
         with self.frames.original(place) as stream:
             dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+            trailer = _trailer(stream, record.pixel_offset_bytes)
         first = self.frames.array(place, 1)
         size = len(first.native_bytes()) * place.frames
         if size + 1 > _LONGEST_VALUE_BYTES:
             raise UnsupportedPixels("uncompressed it would be longer than 4 GiB (PS3.5 7.1.1)")
-        yield _head(dataset, first)
+        head = _head(dataset, first)
         word = b"OW" if record.bits_allocated > 8 else b"OB"
-        yield struct.pack("<HH2sHI", 0x7FE0, 0x0010, word, 0, size + size % 2)
-        for number in range(1, place.frames + 1):
-            picture = first if number == 1 else self.frames.array(place, number)
-            yield picture.native_bytes()
-        if size % 2:
-            yield b"\0"
+        with tempfile.SpooledTemporaryFile(_MOST_SPOOLED_BYTES) as spool:
+            for number in range(1, place.frames + 1):
+                picture = first if number == 1 else self.frames.array(place, number)
+                spool.write(picture.native_bytes())
+            spool.seek(0)
+            yield head + struct.pack("<HH2sHI", 0x7FE0, 0x0010, word, 0, size + size % 2)
+            while piece := spool.read(_PIECE_BYTES):
+                yield piece
+        if size % 2 or trailer:
+            yield b"\0" * (size % 2) + trailer
 
 
 def _relabelled(pieces: Iterator[bytes], transfer_syntax_uid: str) -> Iterator[bytes]:
@@ -140,6 +166,67 @@ def _relabelled(pieces: Iterator[bytes], transfer_syntax_uid: str) -> Iterator[b
         first = head + first[meta.dataset_offset :]
     yield first
     yield from pieces
+
+
+def _swap_words(dataset: pydicom.Dataset, bits_allocated: int) -> None:
+    """Turn big endian words into little endian ones where pydicom leaves bytes as they lie.
+
+    Pixel Data as well: its words are two bytes, or a sample if that is longer (PS3.5 section 8.2),
+    whatever they hold.
+
+    Raises:
+        ValueError: not whole words.
+    """
+    for tag in list(dataset.keys()):
+        # By the VR as read: other values are left unparsed here, as many are invalid.
+        vr = dataset.get_item(tag).VR
+        width = _WORD_BYTES.get(vr, 1)
+        if tag == dicom.PIXEL_DATA:
+            width = max(width, bits_allocated // 8)
+        if vr == "SQ":
+            for item in dataset[tag].value:
+                _swap_words(item, int(item.get("BitsAllocated", 0) or 0))
+        elif width > 1 and dataset[tag].value:
+            words = np.frombuffer(dataset[tag].value, f"u{width}")
+            dataset[tag].value = words.byteswap().tobytes()
+
+
+def _trailer(stream: io.BufferedIOBase, offset: int) -> bytes:
+    """Return the elements after encapsulated Pixel Data (PS3.5 section A.4), without padding.
+
+    ``offset`` is where the value of Pixel Data begins. Encapsulated syntaxes are Explicit VR
+    Little Endian, so these bytes stay.
+
+    Raises:
+        MalformedInstance: they cannot be read.
+    """
+    tag = _ITEM
+    while tag == _ITEM:
+        stream.seek(offset)
+        head = stream.read(8)
+        if len(head) < 8:
+            return b""
+        group, number, length = struct.unpack("<HHI", head)
+        tag = group << 16 | number
+        offset += 8 + (length if tag == _ITEM else 0)
+    stream.seek(offset)
+    data = stream.read()
+    found = dicom.scan(data, dicom.EXPLICIT_VR_LE).elements if data else []
+    padding = (element.start for element in found if element.tag == _TRAILING_PADDING)
+    return data[: next(padding, len(data))]
+
+
+def _remove_compressed(dataset: pydicom.Dataset) -> None:
+    """Remove sequences of encapsulated pictures, such as icons: no native syntax has them."""
+    for tag in list(dataset.keys()):
+        if dataset.get_item(tag).VR != "SQ":
+            continue
+        items = dataset[tag].value
+        if any("PixelData" in one and one["PixelData"].is_undefined_length for one in items):
+            del dataset[tag]
+            continue
+        for item in items:
+            _remove_compressed(item)
 
 
 def _head(dataset: pydicom.Dataset, picture: Picture) -> bytes:
@@ -154,6 +241,7 @@ def _head(dataset: pydicom.Dataset, picture: Picture) -> bytes:
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     out = io.BytesIO()
     try:
+        _remove_compressed(dataset)
         pydicom.dcmwrite(
             out, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True
         )
