@@ -140,11 +140,15 @@ class PreparedSeries:
 
 @dataclass(frozen=True, slots=True)
 class WorkResult:
-    """What a dispatcher reports for a lease: packs published, or why not, and if to try again."""
+    """What a dispatcher reports for a lease: packs published, or why not, and if to try again.
+
+    ``waits``: the attempt found no room or no tier, as ``error`` says; it does not count as a try.
+    """
 
     packs: tuple[PreparedSeries, ...] = ()
     error: str = ""
     retryable: bool = True
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)

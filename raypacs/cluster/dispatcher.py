@@ -153,8 +153,8 @@ class PrepareItem:
                 if isinstance(value, TaskFailure):
                     if value.crashed and self._again_after_crash(series, number):
                         continue
-                    self._cancel()
-                    return WorkResult(error=value.error, retryable=value.retryable)
+                    done += self._cancel()
+                    return WorkResult(tuple(done), value.error, value.retryable, value.waits)
                 if number < 0:
                     done.append(value)
                     continue
@@ -217,9 +217,20 @@ class PrepareItem:
             self._lease = self._master.call("renew", self._lease)
             self._renewed_at = time.monotonic()
 
-    def _cancel(self) -> None:
+    def _cancel(self) -> list[PreparedSeries]:
+        """Cancel what runs; return what was published all the same, so that it counts."""
         for ref in self._refs:
             ray.cancel(ref, force=False)
         # Nothing may write into the attempt's folder after it is removed.
-        ray.wait(list(self._refs), num_returns=len(self._refs), timeout=60) if self._refs else None
+        refs = list(self._refs)
+        ended, _ = ray.wait(refs, num_returns=len(refs), timeout=60) if refs else ([], [])
+        published = []
+        for ref in ended:
+            try:
+                value = ray.get(ref)
+            except RayError:  # cancelled, or its worker died
+                continue
+            if isinstance(value, PreparedSeries):
+                published.append(value)
         self._refs.clear()
+        return published

@@ -16,7 +16,14 @@ import ray
 
 from raypacs import logs
 from raypacs.config import Bootstrap
-from raypacs.errors import PackCorrupt, RaypacsError, StaleEpoch, StaleLease
+from raypacs.errors import (
+    PackCorrupt,
+    RaypacsError,
+    StaleEpoch,
+    StaleLease,
+    TierFull,
+    TierUnavailable,
+)
 from raypacs.work import prepare
 
 _log = logging.getLogger("raypacs.cluster.tasks")
@@ -25,17 +32,25 @@ _NOT_RETRYABLE = (PackCorrupt, StaleEpoch, StaleLease)
 
 @dataclass(frozen=True, slots=True)
 class TaskFailure:
-    """Why a task failed, if another try can help, and if its worker process died."""
+    """Why a task failed, if another try can help, and if its worker process died.
+
+    ``waits``: it met a full or unreachable tier, which says nothing about the study.
+    """
 
     error: str
     retryable: bool
     crashed: bool = False
+    waits: bool = False
 
 
 def _guarded(function: Callable[..., Any], *args: Any) -> Any:
     """Run ``function``; this wrapper is one of the three places that catch everything."""
     try:
         return function(*args)
+    except (TierFull, TierUnavailable) as exc:
+        what = "room" if isinstance(exc, TierFull) else "a tier"
+        _log.warning("task waits for %s", what, extra={"why": str(exc)})
+        return TaskFailure(f"waits for {what}: {exc}", True, waits=True)
     except RaypacsError as exc:
         _log.warning("task failed: %s", type(exc).__name__, extra={"why": str(exc)})
         return TaskFailure(f"{type(exc).__name__}: {exc}", not isinstance(exc, _NOT_RETRYABLE))

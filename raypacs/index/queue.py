@@ -6,14 +6,14 @@ not the master, holds it. Reports are in ``report.py``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from raypacs.errors import StaleLease
 from raypacs.index import audit
-from raypacs.index.engine import Txn, add
+from raypacs.index.engine import Txn, add, in_lists
 from raypacs.index.schema import dead_attempts, studies, work_items
 from raypacs.layout import new_token
 from raypacs.policy.queue import FINISHED, WAITING, Event, Priority, State, transition
@@ -45,8 +45,10 @@ def enqueue_due(txn: Txn) -> int:
 def enqueue(txn: Txn, kind: str, study_uid: str, generation: int) -> bool:
     """Make a waiting item, or let the one that waits already stand for this generation too.
 
+    An item that had failed is scheduled again, with all its tries.
+
     Returns:
-        Whether a new item was made.
+        Whether an item waits now that did not before.
     """
     waiting = txn.conn.execute(
         sa.select(work_items.c.item_id).where(
@@ -62,6 +64,8 @@ def enqueue(txn: Txn, kind: str, study_uid: str, generation: int) -> bool:
             .values(generation=generation, updated_s=txn.now)
         )
         return False
+    if _reschedule(txn, kind, study_uid, generation):
+        return True
     made = txn.conn.execute(
         sa.insert(work_items).values(
             kind=kind,
@@ -83,6 +87,46 @@ def enqueue(txn: Txn, kind: str, study_uid: str, generation: int) -> bool:
         detail={"kind": kind, "generation": generation},
     )
     return True
+
+
+def _reschedule(txn: Txn, kind: str, study_uid: str, generation: int) -> bool:
+    """Schedule the study's failed item again; earlier ones it stands for are CANCELED."""
+    failed = txn.conn.execute(
+        sa.select(work_items)
+        .where(
+            work_items.c.kind == kind,
+            work_items.c.study_uid == study_uid,
+            work_items.c.state == State.FAILED.value,
+        )
+        .order_by(work_items.c.item_id.desc())
+    ).mappings()
+    items = failed.all()
+    if not items:
+        return False
+    item = items[0]
+    for older in items[1:]:
+        move(txn, older, Event.CANCEL, error=f"{older['error']}; item {item['item_id']} goes on")
+    fresh = {"attempt": 0, "token": "", "node": "", "error": "", "finished_s": 0.0}
+    move(txn, item, Event.RESCHEDULE, generation=generation, due_s=txn.now, **fresh)
+    _set_study_state(txn, study_uid, "received")
+    audit.record(
+        txn,
+        "scheduled",
+        study_uid=study_uid,
+        item_id=item["item_id"],
+        detail={"kind": kind, "generation": generation, "after": item["error"]},
+    )
+    return True
+
+
+def ask_again(txn: Txn, study_uids: Iterable[str]) -> None:
+    """Let studies that failed become due at once; others are left alone."""
+    for uids in in_lists(study_uids):
+        txn.conn.execute(
+            sa.update(studies)
+            .where(studies.c.study_uid.in_(uids), studies.c.state == "failed")
+            .values(prepare_due_s=txn.now)
+        )
 
 
 def unprepared_count(conn: sa.Connection, study_uid: str) -> int:
@@ -226,7 +270,10 @@ def as_lease(item: dict[str, Any] | sa.RowMapping) -> Lease:
 
 
 def expire(txn: Txn, retry: Retry, chance: float) -> list[Lease]:
-    """End leases that ran out: another try or FAILED; return the dead attempts."""
+    """End leases that ran out: another try; return the dead attempts.
+
+    Their node or dispatcher died, which says nothing about the item: the attempt does not count.
+    """
     lost = txn.conn.execute(
         sa.select(work_items).where(
             work_items.c.state == State.IN_PROCESS.value, work_items.c.expires_at_s <= txn.now
@@ -238,9 +285,10 @@ def expire(txn: Txn, retry: Retry, chance: float) -> list[Lease]:
         again_or_fail(
             txn,
             item,
-            retry.delay_s(item["attempt"], chance=chance),
-            f"lease expired on node {item['node']}",
+            retry.after_death_s(item["attempt"], chance=chance),
+            f"waits for another try: lease expired on node {item['node']}",
             token="",
+            attempt=item["attempt"] - 1,
         )
         dead.append(as_lease(item))
     return dead
@@ -307,11 +355,11 @@ def _set_study_state(txn: Txn, study_uid: str, state: str) -> None:
 
 
 def cancel_items(txn: Txn, study_uid: str, why: str) -> None:
-    """Cancel what waits or runs for a study; a running attempt is dead from now on."""
+    """Cancel what waits, runs or failed for a study; a running attempt is dead from now on."""
     open_items = txn.conn.execute(
         sa.select(work_items).where(
             work_items.c.study_uid == study_uid,
-            work_items.c.state.in_([*WAITING, State.IN_PROCESS]),
+            work_items.c.state.in_([*WAITING, State.IN_PROCESS, State.FAILED]),
         )
     ).mappings()
     for item in open_items.all():

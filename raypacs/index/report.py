@@ -31,7 +31,8 @@ from raypacs.records import Lease, PreparedInstance, PreparedSeries, WorkResult
 def report(txn: Txn, lease: Lease, result: WorkResult, retry: Retry, chance: float) -> State:
     """Take over what an attempt did; return the item's state.
 
-    Packs count even where the attempt failed on another series.
+    Packs count even where the attempt failed on another series. An attempt that waits is not
+    counted, so a full tier never fails a study.
 
     Raises:
         StaleLease: the lease is not the item's current one; nothing is changed, and what the
@@ -46,19 +47,7 @@ def report(txn: Txn, lease: Lease, result: WorkResult, retry: Retry, chance: flo
         _take_over(txn, pack, lease)
     error = result.error or _left_out(txn, lease)
     if error:
-        delay_s = retry.delay_s(lease.attempt, retryable=result.retryable, chance=chance)
-        state = again_or_fail(txn, item, delay_s, error)
-        audit.publish(
-            txn,
-            "events",
-            [
-                {
-                    "event": "failed" if delay_s is None else "retry",
-                    "study_uid": lease.study_uid,
-                    "node": lease.node,
-                }
-            ],
-        )
+        state = _unfinished(txn, item, result, error, retry, chance)
     else:
         state = move(txn, item, Event.COMPLETE, error="")
         audit.record(
@@ -73,6 +62,23 @@ def report(txn: Txn, lease: Lease, result: WorkResult, retry: Retry, chance: flo
     return state
 
 
+def _unfinished(
+    txn: Txn, item: sa.RowMapping, result: WorkResult, error: str, retry: Retry, chance: float
+) -> State:
+    """Let an item that is not done wait for another try, or fail it."""
+    delay_s: float | None
+    if result.waits:
+        delay_s = retry.wait_s(chance=chance)
+        state = again_or_fail(txn, item, delay_s, error, attempt=item["attempt"] - 1)
+    else:
+        delay_s = retry.delay_s(item["attempt"], retryable=result.retryable, chance=chance)
+        state = again_or_fail(txn, item, delay_s, error)
+    event = "failed" if delay_s is None else "retry"
+    told = {"event": event, "study_uid": item["study_uid"], "node": item["node"]}
+    audit.publish(txn, "events", [told])
+    return state
+
+
 def _reported_before(txn: Txn, lease: Lease) -> State | None:
     """Return the item's state if this attempt's report was taken over already, else None.
 
@@ -83,7 +89,7 @@ def _reported_before(txn: Txn, lease: Lease) -> State | None:
     if item is None:
         return None
     state = State(item["state"])
-    if item["token"] == lease.token and item["attempt"] == lease.attempt:
+    if item["token"] == lease.token:
         return None if state == State.IN_PROCESS else state
     taken_over = txn.conn.execute(
         sa.select(packs.c.token)
@@ -214,15 +220,15 @@ def _follow_up(txn: Txn, lease: Lease) -> None:
 
 
 def _settle(txn: Txn, lease: Lease) -> None:
-    """Cancel a waiting item whose instances this attempt prepared as well."""
-    waiting = txn.conn.execute(
+    """Cancel what waits, or had failed, for instances that this attempt prepared as well."""
+    others = txn.conn.execute(
         sa.select(work_items).where(
             work_items.c.kind == lease.kind,
             work_items.c.study_uid == lease.study_uid,
-            work_items.c.state.in_(WAITING),
+            work_items.c.state.in_([*WAITING, State.FAILED]),
         )
     ).mappings()
-    for item in waiting.all():
+    for item in others.all():
         move(txn, item, Event.CANCEL, error=f"item {lease.item_id} prepared everything")
 
 

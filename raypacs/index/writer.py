@@ -103,9 +103,11 @@ class IndexWriter:
             registration.aside(txn, record, holder=holder)
 
     def hint_complete(self, study_uids: Iterable[str], now: float) -> None:
-        """Let these studies be prepared without waiting for quiet."""
+        """Let these studies be prepared without waiting for quiet; failed ones are tried again."""
+        uids = list(study_uids)
         with self.transaction(now) as txn:
-            registration.hint_complete(txn, study_uids)
+            registration.hint_complete(txn, uids)
+            queue.ask_again(txn, uids)
 
     def touched(self, study_uids: Iterable[str], now: float) -> None:
         """Note that these studies were accessed."""

@@ -30,7 +30,7 @@ class Event(StrEnum):
     LEASE = "lease"  # a node took it
     COMPLETE = "complete"  # reported done
     WARN = "warn"  # reported done, with something an operator should read
-    RETRY = "retry"  # the attempt failed or its lease expired; another try follows
+    RETRY = "retry"  # the attempt failed, waits or its lease expired; another try follows
     FAIL = "fail"  # no further try
     CANCEL = "cancel"  # not wanted any more (study deleted, superseded, by an operator)
     RESCHEDULE = "reschedule"  # asked for again
@@ -50,6 +50,8 @@ FINISHED = (State.COMPLETED, State.WARNING, State.FAILED, State.CANCELED)
 
 _WAITING_ROW = {Event.LEASE: State.IN_PROCESS, Event.CANCEL: State.CANCELED}
 _FINISHED_ROW = {Event.RESCHEDULE: State.SCHEDULED}
+# A failure that no longer matters: the study was deleted, or another item did its work.
+_FAILED_ROW = {**_FINISHED_ROW, Event.CANCEL: State.CANCELED}
 
 TRANSITIONS: dict[State, dict[Event, State]] = {
     State.SCHEDULED: _WAITING_ROW,
@@ -63,7 +65,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     },
     State.COMPLETED: _FINISHED_ROW,
     State.WARNING: _FINISHED_ROW,
-    State.FAILED: _FINISHED_ROW,
+    State.FAILED: _FAILED_ROW,
     State.CANCELED: _FINISHED_ROW,
 }
 

@@ -3,6 +3,9 @@
 Delay before try ``n + 1`` is ``base * 2^(n-1)`` seconds, at most ``cap``, times 0.75 to 1.0 by
 chance, so that items that failed together do not return together, and each delay is longer than
 the one before.
+
+An attempt that found no room, or whose node died, says nothing about the item: it does not count,
+and the item is never given up for it.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _LEAST_SHARE = 0.75
+# Room may come at any moment: longer than this nobody should wait after it did.
+_LONGEST_WAIT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,18 @@ class Retry:
         """
         if not retryable or attempt >= self.max_attempts:
             return None
+        return self.after_death_s(attempt, chance=chance)
+
+    def wait_s(self, *, chance: float) -> float:
+        """Return seconds until what waits for room, or for a tier, is tried again."""
+        return _by_chance(min(self.cap_s, _LONGEST_WAIT_S), chance)
+
+    def after_death_s(self, attempt: int, *, chance: float) -> float:
+        """Return seconds until the next try after the node of ``attempt`` was lost."""
         # The exponent is bounded: 2.0 ** 1100 would overflow, the cap is met long before.
         grown = min(self.cap_s, self.base_s * 2.0 ** min(attempt - 1, 60))
-        return grown * (_LEAST_SHARE + (1.0 - _LEAST_SHARE) * chance)
+        return _by_chance(grown, chance)
+
+
+def _by_chance(delay_s: float, chance: float) -> float:
+    return delay_s * (_LEAST_SHARE + (1.0 - _LEAST_SHARE) * chance)

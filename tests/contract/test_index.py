@@ -412,6 +412,59 @@ class TestQueue:
         result = WorkResult(error="no", retryable=False)
         assert index.writer.report(index.leased(), result, QUIET + 1) == State.FAILED
 
+    def test_lost_nodes_do_not_use_up_tries(self, index: Index) -> None:
+        index.received()
+        now = QUIET
+        index.writer.enqueue_due(now)
+        for _ in range(5):
+            (lease,) = index.writer.lease("n1", ["PREPARE"], 1, now)
+            assert lease.attempt == 1
+            now += 60
+            index.writer.expire(now)
+            (item,) = index.reader.queue()
+            assert item["error"] == "waits for another try: lease expired on node n1"
+            now += 2
+        assert index.items() == ["SCHEDULED FOR RETRY"]
+
+    def test_a_waiting_attempt_told_twice_changes_nothing(self, index: Index) -> None:
+        index.received()
+        lease = index.leased()
+        waits = WorkResult(error="waits for room", waits=True)
+        assert index.writer.report(lease, waits, QUIET) == State.SCHEDULED_FOR_RETRY
+        before = _everything(index.engine)
+        assert index.writer.report(lease, waits, QUIET + 1) == State.SCHEDULED_FOR_RETRY
+        assert _everything(index.engine) == before
+
+    def test_what_failed_is_scheduled_again_when_asked_for(self, index: Index) -> None:
+        index.received()
+        refused = WorkResult(error="no", retryable=False)
+        index.writer.report(index.leased(), refused, QUIET)
+        index.writer.hint_complete(["1.2.3"], QUIET + 1)
+        assert index.writer.enqueue_due(QUIET + 1) == 1
+        assert index.items() == ["SCHEDULED"]
+        assert index.reader.study("1.2.3")["state"] == "received"
+        (lease,) = index.writer.lease("n1", ["PREPARE"], 1, QUIET + 1)
+        assert lease.attempt == 1
+        index.writer.report(lease, refused, QUIET + 2)
+        index.received(count=1, now=QUIET + 3)
+        again = index.leased(QUIET + 13)
+        assert (again.item_id, again.attempt) == (lease.item_id, 1)
+        assert index.writer.report(again, index.prepare(again), QUIET + 14) == State.COMPLETED
+        assert index.items() == ["COMPLETED"]
+        index.writer.hint_complete(["1.2.3"], QUIET + 15)
+        assert index.writer.enqueue_due(QUIET + 15) == 0
+
+    def test_a_failure_that_another_item_made_good_is_canceled(self, index: Index) -> None:
+        index.received()
+        first = index.leased()
+        index.received(count=1, now=QUIET)
+        index.writer.enqueue_due(QUIET + 10)
+        refused = WorkResult(error="no", retryable=False)
+        assert index.writer.report(first, refused, QUIET + 11) == State.FAILED
+        (second,) = index.writer.lease("n1", ["PREPARE"], 1, QUIET + 11)
+        index.writer.report(second, index.prepare(second), QUIET + 12)
+        assert index.items() == ["COMPLETED", "CANCELED"]
+
     def test_packs_of_a_failed_attempt_count(self, index: Index) -> None:
         index.received()
         index.writer.register([instance_record(series="1.2.3.2")], T)
@@ -681,6 +734,18 @@ class TestDelete:
             index.writer.report(lease, result, QUIET + 2)
         assert index.writer.sweepable(QUIET + 2) == [(lease.token, "1.2.3", 0)]
         assert index.items() == ["CANCELED"]
+
+    def test_what_failed_or_waits_is_canceled(self, index: Index) -> None:
+        index.received()
+        index.received(study="1.9")
+        index.writer.enqueue_due(QUIET)
+        for lease in index.writer.lease("n1", ["PREPARE"], 2, QUIET):
+            result = WorkResult(error="no", retryable=lease.study_uid == "1.9")
+            index.writer.report(lease, result, QUIET)
+        assert sorted(index.items()) == ["FAILED", "SCHEDULED FOR RETRY"]
+        for study in ("1.2.3", "1.9"):
+            index.writer.delete_study(study, QUIET)
+        assert index.items() == ["CANCELED", "CANCELED"]
 
     def test_no_such_study(self, index: Index) -> None:
         with pytest.raises(NotFound):

@@ -102,6 +102,7 @@ class QueueModel(RuleBasedStateMachine):
     @rule(study=STUDY)
     def association_ends(self, study: str) -> None:
         self.writer.hint_complete([study], self.now)
+        self.failed.discard(study)
 
     @rule()
     def items_become_due(self) -> None:
@@ -152,6 +153,11 @@ class QueueModel(RuleBasedStateMachine):
         self._report(lease, WorkResult(error="no", retryable=retryable))
 
     @rule(lease=leases)
+    def report_waiting(self, lease: Lease) -> None:
+        """A full tier: however often it is met, the study is not given up."""
+        self._report(lease, WorkResult(error="waits for room", waits=True))
+
+    @rule(lease=leases)
     def report_late(self, lease: Lease) -> None:
         """A worker that was cut off reports what it did, when its lease has run out."""
         unprepared = self.reader.unprepared(lease.study_uid)
@@ -180,6 +186,7 @@ class QueueModel(RuleBasedStateMachine):
             self.effects.update(one.sop_instance_uid for one in pack.instances)
             self.pack_paths.setdefault(lease.study_uid, set()).add(pack.pack_path)
             self.used["web1"] += pack.pack_bytes + pack.header_bytes
+        assert not (result.waits and state == State.FAILED)
         if state == State.FAILED:
             self.failed.add(lease.study_uid)
 
@@ -190,8 +197,6 @@ class QueueModel(RuleBasedStateMachine):
         assert dead == expected
         for lease in [lease for lease in self.held.values() if lease.token in dead]:
             del self.held[lease.item_id]
-            if lease.attempt >= 3:
-                self.failed.add(lease.study_uid)
 
     @rule()
     def master_changes(self) -> None:

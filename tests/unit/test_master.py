@@ -186,6 +186,40 @@ class TestWork:
         assert image["available_bytes"] > 0
         assert image["hours_left"] > 0
 
+    def test_a_full_web_tier_delays_a_study_and_never_fails_it(
+        self, start: Callable[..., Master], reader: IndexReader, clock: Clock
+    ) -> None:
+        master = start()
+        master.register([instance_record()])
+        master.hint(["1.2.3"])
+        master.tick()
+        for _ in range(10):
+            (lease,) = master.lease("n1", ["PREPARE"], 1)
+            full = WorkResult(error="waits for room: tier web1 is full", waits=True)
+            assert master.report(lease, full) == State.SCHEDULED_FOR_RETRY
+            (item,) = reader.queue()
+            assert (item["attempt"], item["error"]) == (0, full.error)
+            assert reader.study("1.2.3")["state"] == "received"
+            assert master.lease("n1", ["PREPARE"], 1) == []
+            clock.now += 30
+        (lease,) = master.lease("n1", ["PREPARE"], 1)  # somebody raised the capacity
+        assert master.report(lease, prepare(master, reader, lease)) == State.COMPLETED
+
+    def test_what_failed_is_tried_again_when_somebody_asks(
+        self, start: Callable[..., Master], reader: IndexReader
+    ) -> None:
+        master = start()
+        master.register([instance_record()])
+        master.hint(["1.2.3"])
+        master.tick()
+        (lease,) = master.lease("n1", ["PREPARE"], 1)
+        assert master.report(lease, WorkResult(error="no", retryable=False)) == State.FAILED
+        assert master.tick().enqueued == 0
+        master.hint(["1.2.3"])
+        assert master.tick().enqueued == 1
+        (lease,) = master.lease("n1", ["PREPARE"], 1)
+        assert master.report(lease, prepare(master, reader, lease)) == State.COMPLETED
+
     def test_a_dead_attempt_is_swept_twice_and_only_it(
         self,
         start: Callable[..., Master],

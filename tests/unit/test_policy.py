@@ -37,6 +37,13 @@ def test_retry_delays_grow_whatever_chance_says_up_to_the_cap() -> None:
     assert retry.delay_s(4000, chance=1.0) == 300
 
 
+def test_waiting_for_room_and_lost_nodes_never_give_up_and_waits_are_short() -> None:
+    retry = Retry()
+    assert (retry.wait_s(chance=0.0), retry.wait_s(chance=1.0)) == (22.5, 30.0)
+    assert Retry(cap_s=5).wait_s(chance=1.0) == 5.0
+    assert [retry.after_death_s(attempt, chance=1.0) for attempt in (1, 2, 3, 4)] == [2, 4, 8, 16]
+
+
 def test_fill_rate_counts_quiet_hours() -> None:
     history = [
         HourlyIntake(0, studies=4, objects=400, size_bytes=40_000),

@@ -23,6 +23,7 @@ IN PROCESS           cancel      CANCELED
 COMPLETED            reschedule  SCHEDULED
 WARNING              reschedule  SCHEDULED
 FAILED               reschedule  SCHEDULED
+FAILED               cancel      CANCELED
 CANCELED             reschedule  SCHEDULED
 """
 TABLE = {
@@ -44,6 +45,6 @@ def test_every_cell_of_the_table(state: State, event: Event) -> None:
 
 
 def test_each_state_waits_runs_or_is_an_end() -> None:
-    assert len(TABLE) == 13
+    assert len(TABLE) == 14
     assert {*WAITING, *FINISHED, State.IN_PROCESS} == set(State)
     assert not set(WAITING) & set(FINISHED)
