@@ -22,7 +22,7 @@ from pydicom.pixels import pixel_array
 
 from raypacs import dicom
 from raypacs.codec import inbound
-from raypacs.codec.htj2k import decode_frame
+from raypacs.codec.htj2k import decode_frame, read_main_header
 from raypacs.errors import MalformedInstance, UnsupportedPixels
 from raypacs.records import InstanceRecord
 
@@ -40,6 +40,9 @@ _LOSSLESS = frozenset(
         *inbound.JPEG_LOSSLESS,
     }
 )
+_JPEG_2000 = frozenset({inbound.JPEG_2000_LOSSLESS, _J2 + "91"})
+_SOC_SIZ = b"\xff\x4f\xff\x51"
+"""How every JPEG 2000 codestream begins (ISO/IEC 15444-1 annex A.2)."""
 _YBR = frozenset({"YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_PARTIAL_422"})
 
 
@@ -87,7 +90,6 @@ Decoder = Callable[[bytes, InstanceRecord], Array]
 _LOSSY: dict[str, Decoder] = {
     **dict.fromkeys((_J2 + "50", _J2 + "51", _J2 + "53", _J2 + "55"), _jpeg),
     _J2 + "81": partial(_plain, "jpegls_decode"),
-    _J2 + "91": partial(_plain, "jpeg2k_decode"),
     _J2 + "203": _htj2k,
     **dict.fromkeys((_J2 + "110", _J2 + "111", _J2 + "112"), partial(_plain, "jpegxl_decode")),
 }
@@ -101,7 +103,8 @@ def decodable(record: InstanceRecord) -> bool:
         return False
     if record.pixel_offset_bytes < 0 and syntax not in dicom.DEFLATED:
         return False
-    return syntax in _LOSSY or syntax in _LOSSLESS or syntax in dicom.NATIVE
+    known = syntax in _LOSSY or syntax in _LOSSLESS or syntax in _JPEG_2000
+    return known or syntax in dicom.NATIVE
 
 
 def _picture(record: InstanceRecord, array: Array, photometric: str) -> Picture:
@@ -143,6 +146,8 @@ def from_encapsulated(record: InstanceRecord, data: bytes) -> Picture:
     Raises:
         UnsupportedPixels: no decoder, or it refused.
     """
+    if record.transfer_syntax_uid in _JPEG_2000:
+        return _jpeg_2000(record, data)
     decoder = _LOSSY.get(record.transfer_syntax_uid)
     if decoder is None:
         array = inbound.encapsulated_frame(data, inbound.PixelLayout.of(record))
@@ -155,6 +160,42 @@ def from_encapsulated(record: InstanceRecord, data: bytes) -> Picture:
     if photometric in _YBR:
         photometric = "YBR_FULL"
     return _picture(record, array, photometric)
+
+
+def _jpeg_2000(record: InstanceRecord, data: bytes) -> Picture:
+    """Decode JPEG 2000 as it is in use: in a JP2 file, or its sign not that of the header.
+
+    Both are against PS3.5 section A.4.4. Boxes of JP2 are passed over, and Pixel Representation
+    wins, as elsewhere.
+    """
+    data = data[max(0, data.find(_SOC_SIZ)) :]
+    header = read_main_header(data)
+    if (header.rows, header.columns, len(header.depths)) != (
+        record.rows,
+        record.columns,
+        record.samples,
+    ):
+        # Before decoding: it also says how much memory that takes.
+        raise UnsupportedPixels("size in the codestream differs from the header")
+    try:
+        array = imagecodecs.jpeg2k_decode(data)
+    except (RuntimeError, ValueError) as exc:
+        raise UnsupportedPixels(f"the frame cannot be decoded: {exc}") from exc
+    if header.signed != (record.pixel_representation == 1):
+        array = _with_other_sign(array, header.depths[0])
+    photometric = _without_transform(record.photometric)
+    if photometric in _YBR:
+        photometric = "RGB" if header.colour_transform else "YBR_FULL"
+    return _picture(record, array, photometric)
+
+
+def _with_other_sign(array: Array, bits: int) -> Array:
+    """Read samples of ``bits`` bits as signed instead of unsigned, or the other way round."""
+    wide = array.astype(f"u{array.dtype.itemsize}", copy=False)
+    unused = 8 * array.dtype.itemsize - bits
+    kind = "i" if array.dtype.kind == "u" else "u"
+    result: Array = (wide << unused).view(f"{kind}{array.dtype.itemsize}") >> unused
+    return result
 
 
 def from_dataset(record: InstanceRecord, data: bytes, number: int) -> Picture:
