@@ -67,7 +67,11 @@ def instance_record(
             "ContentDate": "20240131",
         },
     )
-    return replace(record, **changes)
+    record = replace(record, **changes)
+    if "pixel_length_bytes" in changes:
+        return record
+    pixels = record.rows * record.columns * record.samples * record.frames
+    return replace(record, pixel_length_bytes=pixels * record.bits_allocated // 8)
 
 
 def prepared_series(

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -20,6 +20,7 @@ import ray
 from ray.exceptions import RayError, WorkerCrashedError
 
 from raypacs import logs
+from raypacs.cluster.lease_keeper import LeaseKeeper
 from raypacs.cluster.master import MasterHandle
 from raypacs.cluster.tasks import TaskFailure, prepare_chunk, publish_series, warm_up
 from raypacs.config import Bootstrap, CompressionRule, Settings
@@ -31,7 +32,7 @@ from raypacs.work import prepare
 _log = logging.getLogger("raypacs.cluster.dispatcher")
 IDLE_S = 0.2
 CRASHES_BEFORE_COPY = 2
-RENEW_EVERY = 3  # renew when a third of the lease is over
+RENEWALS = 3  # in the time of one lease
 
 
 class Dispatcher:
@@ -120,14 +121,15 @@ class PrepareItem:
         self._context = prepare.make_context(settings, lease)
         self._refs: dict[Any, tuple[str, int]] = {}
         self._chunks_out: dict[tuple[str, int], tuple[Any, int]] = {}  # chunk, crashes so far
-        self._renewed_at = time.monotonic()
 
     def run(self, stopping: threading.Event) -> None:
         """Prepare what is not prepared yet, publish a pack per series, report."""
         try:
-            result = self._prepare(stopping)
+            with LeaseKeeper(self._lease, self._renew, self._settings.lease_s / RENEWALS) as keeper:
+                result = self._prepare(stopping, keeper)
+                if result is not None:
+                    self._master.call("report", self._lease, result)
             if result is not None:
-                self._master.call("report", self._lease, result)
                 prepare.abandon(self._context)  # parts are no longer needed
         except StaleLease as exc:
             _log.warning("lease lost", extra={"item": self._lease.item_id})
@@ -135,12 +137,12 @@ class PrepareItem:
             prepare.abandon(self._context, published=True)
             del exc
 
-    def _prepare(self, stopping: threading.Event) -> WorkResult | None:
+    def _prepare(self, stopping: threading.Event, keeper: LeaseKeeper) -> WorkResult | None:
         by_series: dict[str, list[StoredInstance]] = {}
         for stored in self._reader.unprepared(self._lease.study_uid):
             by_series.setdefault(stored.record.series_uid, []).append(stored)
         todo = deque(self._chunks(by_series))
-        missing = {series: sum(1 for s, _, _ in todo if s == series) for series in by_series}
+        missing = Counter(series for series, _, _ in todo)
         parts: dict[str, list[Any]] = {series: [None] * n for series, n in missing.items()}
         done: list[PreparedSeries] = []
         while todo or self._refs:
@@ -165,7 +167,7 @@ class PrepareItem:
                         series,
                         -1,
                     )
-            self._renew()
+            keeper.check()
         return WorkResult(packs=tuple(done))
 
     def _chunks(self, by_series: dict[str, list[StoredInstance]]) -> Iterator[tuple[str, int, Any]]:
@@ -212,10 +214,9 @@ class PrepareItem:
                 value = TaskFailure(f"{type(exc).__name__}: {exc}", True, crashed)
             yield series, number, value
 
-    def _renew(self) -> None:
-        if time.monotonic() - self._renewed_at > self._settings.lease_s / RENEW_EVERY:
-            self._lease = self._master.call("renew", self._lease)
-            self._renewed_at = time.monotonic()
+    def _renew(self, lease: Lease) -> Lease:
+        renewed: Lease = self._master.call("renew", lease)
+        return renewed
 
     def _cancel(self) -> list[PreparedSeries]:
         """Cancel what runs; return what was published all the same, so that it counts."""

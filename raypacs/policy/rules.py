@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from raypacs import dicom
 from raypacs.config import CompressionRule
 from raypacs.records import InstanceRecord
 
@@ -37,6 +38,7 @@ _VIDEO = frozenset(_JPEG + str(number) for number in range(100, 109)) | frozense
     f"{_JPEG}{number}.1" for number in range(100, 107)
 )
 _LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
+_ITEM_HEADER_BYTES = 8
 _PHOTOMETRIC = {
     "MONOCHROME1": 1,
     "MONOCHROME2": 1,
@@ -99,4 +101,22 @@ def _obstacle(record: InstanceRecord) -> str:
         return f"Photometric Interpretation {record.photometric or 'missing'}"
     if samples != record.samples:
         return f"{record.samples} samples per pixel with {record.photometric}"
-    return ""
+    return _too_few_bytes(record)
+
+
+def _too_few_bytes(record: InstanceRecord) -> str:
+    """Return why the declared frames cannot all be there; '' if they can.
+
+    Anyone can declare any Number of Frames: work is planned for what the pixel bytes can hold. An
+    encapsulated frame takes at least the header of its item (PS3.5 section A.4).
+    """
+    if record.rows == 0 or record.columns == 0:
+        return "no Rows or Columns"
+    length = record.pixel_length_bytes
+    if dicom.is_encapsulated(record.transfer_syntax_uid):
+        needed = record.frames * _ITEM_HEADER_BYTES
+        length = length if length > 0 else record.size_bytes
+    else:
+        bits = record.rows * record.columns * record.samples * record.bits_allocated
+        needed = record.frames * bits // 8
+    return "fewer pixel bytes than frames" if needed > length else ""

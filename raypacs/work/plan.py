@@ -64,7 +64,8 @@ def _order(record: InstanceRecord) -> tuple[str, int, str]:
 
 def _close(chunks: list[Chunk], series_uid: str, pieces: list[Piece]) -> None:
     if pieces:
-        number = sum(1 for chunk in chunks if chunk.series_uid == series_uid)
+        follows = chunks and chunks[-1].series_uid == series_uid
+        number = chunks[-1].number + 1 if follows else 0
         chunks.append(Chunk(series_uid, number, tuple(_joined(pieces))))
         pieces.clear()
 

@@ -76,5 +76,34 @@ def test_series_are_kept_apart_and_search_attributes_left_behind() -> None:
     assert all(not piece.record.attributes for chunk in chunks for piece in chunk.pieces)
 
 
+def test_a_false_number_of_frames_costs_no_more_than_a_look() -> None:
+    """Two such objects of 130 kB once stopped all preparation."""
+    for syntax, length in (("1.2.840.10008.1.2.1", 131_072), ("1.2.840.10008.1.2.5", -1)):
+        false = stored(
+            number=1,
+            frames=200_000_000,
+            rows=256,
+            columns=256,
+            size_bytes=133_000,
+            transfer_syntax_uid=syntax,
+            pixel_length_bytes=length,
+        )
+        (chunk,) = plan_chunks([false, stored(number=2)], 16 * MIB)
+        assert [(piece.first, piece.count) for piece in chunk.pieces] == [(0, 0), (0, 1)]
+
+
+def test_chunks_are_numbered_by_series() -> None:
+    big = [
+        stored(number=n, series=s, rows=2048, columns=2048) for s in ("1.8", "1.9") for n in (1, 2)
+    ]
+    chunks = plan_chunks(big, MIB)
+    assert [(c.series_uid, c.number) for c in chunks] == [
+        ("1.8", 0),
+        ("1.8", 1),
+        ("1.9", 0),
+        ("1.9", 1),
+    ]
+
+
 def test_nothing_to_do() -> None:
     assert plan_chunks([], 16 * MIB) == []

@@ -32,7 +32,10 @@ CT = InstanceRecord(
     bits_stored=12,
     high_bit=11,
     photometric="MONOCHROME2",
+    pixel_offset_bytes=1700,
+    pixel_length_bytes=4 * 512 * 512 * 3,
 )
+_RLE = {"transfer_syntax_uid": "1.2.840.10008.1.2.5", "pixel_length_bytes": -1}
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,14 @@ CT = InstanceRecord(
         ({"photometric": ""}, "copied", "missing"),
         ({"samples": 3}, "copied", "3 samples"),
         ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.66.7"}, "copied", "label map"),
+        ({"rows": 0}, "copied", "no Rows or Columns"),
+        ({"frames": 6}, "htj2k", ""),
+        ({"frames": 7}, "copied", "fewer pixel bytes than frames"),
+        ({"frames": 200_000_000}, "copied", "fewer pixel bytes than frames"),
+        ({**_RLE, "frames": 62_500}, "htj2k", ""),
+        ({**_RLE, "frames": 62_501}, "copied", "fewer pixel bytes than frames"),
+        ({**_RLE, "pixel_length_bytes": 80, "frames": 10}, "htj2k", ""),
+        ({**_RLE, "pixel_length_bytes": 80, "frames": 11}, "copied", "fewer pixel bytes"),
     ],
 )
 def test_pixel_kinds(change: dict, form: str, reason: str) -> None:
