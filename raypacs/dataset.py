@@ -91,16 +91,24 @@ class Header:
         return decode_bytes(value, self.encodings(), {0x5C, 0x5E, 0x3D}).strip()
 
     def number(self, tag: int, default: int = 0) -> int:
-        """Return the first value of a US, SS, UL, SL or IS element, else ``default``."""
+        """Return the first value of a US, SS, UL, SL or IS element, else ``default``.
+
+        So too for values outside of signed 32 bit, the range of IS (PS3.5 section 6.2): no count
+        or size that means anything is out there, and a database takes only so much.
+        """
+        found = self._number(tag)
+        return default if found is None or not -(1 << 31) <= found < 1 << 31 else found
+
+    def _number(self, tag: int) -> int | None:
         element, value = self._by_tag.get(tag), self.raw(tag)
         if element is None or not value:
-            return default
+            return None
         if element.vr in ("IS", "DS", "LO", "SH", "CS") or len(value) not in (2, 4):
             first = value.split(b"\\")[0].strip(b" \0")
             try:
                 return int(float(first))
             except (ValueError, OverflowError):
-                return default
+                return None
         signed = element.vr in ("SS", "SL")
         size = 2 if element.vr in ("US", "SS") else len(value)
         return int.from_bytes(value[:size], "big" if self.big_endian else "little", signed=signed)

@@ -84,6 +84,10 @@ class StaleLease(RaypacsError):
     """A report carried a lease that is no longer the item's current one."""
 
 
+class IndexRefused(RaypacsError, ValueError):
+    """The index cannot hold a record (which says nothing about the others); holds no values."""
+
+
 class IllegalTransition(RaypacsError):
     """A work item was asked for a transition its state does not have."""
 

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 from raypacs.config import Settings, TierSettings
-from raypacs.errors import MasterUnavailable
+from raypacs.errors import IndexRefused, MasterUnavailable
 from raypacs.records import AsideRecord, InstanceRecord, Outcome, Registered
 from raypacs.storage.intake import Intake, IntakePorts
 from raypacs.storage.tier import Tier, open_tier
@@ -20,6 +20,7 @@ class FakeIndex:
         self.asides: list[AsideRecord] = []
         self.batches: list[int] = []
         self.down = False
+        self.refused: set[str] = set()  # SOP Instance UIDs that it cannot hold
         self.room_bytes: dict[str, int] = {}  # tiers that are not without limit
         self._lock = threading.Lock()
 
@@ -30,6 +31,8 @@ class FakeIndex:
     def register(self, records: list[InstanceRecord]) -> list[Registered]:
         if self.down:
             raise MasterUnavailable("no master")
+        if any(record.sop_instance_uid in self.refused for record in records):
+            raise IndexRefused("the index cannot hold it: OverflowError")
         with self._lock:
             self.batches.append(len(records))
             return [Registered(r.sop_instance_uid, r.path, self._one(r)) for r in records]

@@ -84,11 +84,12 @@ def fold_name(name: str) -> str:
 
 
 def integer(text: str) -> int | None:
-    """Return an IS value as a number, None where it is none."""
+    """Return an IS value as a number, None where it is none or not of 32 bit (PS3.5 6.2)."""
     try:
-        return int(text.strip())
+        number = int(text.strip())
     except ValueError:
         return None
+    return number if -(1 << 31) <= number < 1 << 31 else None
 
 
 def _plain_dates(attributes: dict[str, str]) -> dict[str, str]:

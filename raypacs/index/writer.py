@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from raypacs.config import Settings
-from raypacs.errors import StaleEpoch
+from raypacs.errors import IndexRefused, MasterUnavailable, RaypacsError, StaleEpoch
 from raypacs.index import audit, deletion, ledger, nodes, queue, registration, settings
 from raypacs.index.audit import OutboxRow
 from raypacs.index.deletion import DeleteIntent
@@ -92,14 +92,19 @@ class IndexWriter:
     def register(
         self, records: Sequence[InstanceRecord], now: float, *, holder: str = ""
     ) -> list[Registered]:
-        """Register a batch (answers in its order); its bytes leave ``holder``'s grants."""
-        with self.transaction(now) as txn:
+        """Register a batch (answers in its order); its bytes leave ``holder``'s grants.
+
+        Raises:
+            IndexRefused: one of the records cannot be written; none was.
+            MasterUnavailable: the database takes no writes just now.
+        """
+        with _refusals(), self.transaction(now) as txn:
             quiet_s = settings.read(txn.conn)[1].quiet_s
             return registration.register(txn, records, holder=holder, quiet_s=quiet_s)
 
     def aside(self, record: AsideRecord, now: float, *, holder: str = "") -> None:
-        """Write down a conflict or a quarantined object."""
-        with self.transaction(now) as txn:
+        """Write down a conflict or a quarantined object. Raises as :meth:`register`."""
+        with _refusals(), self.transaction(now) as txn:
             registration.aside(txn, record, holder=holder)
 
     def hint_complete(self, study_uids: Iterable[str], now: float) -> None:
@@ -281,6 +286,22 @@ def _epoch(conn: sa.Connection, *, lock: bool) -> int:
     """
     query = sa.select(meta.c.number).where(meta.c.name == "epoch").with_for_update(read=not lock)
     return int(conn.execute(query).scalar() or 0)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Tell what is wrong with a record from what is wrong with the database.
+
+    The drivers' messages hold the values (patient names too), so they stay behind.
+    """
+    try:
+        yield
+    except RaypacsError:
+        raise
+    except sa.exc.OperationalError as exc:  # locked, disk full, connection lost
+        raise MasterUnavailable(f"the index takes no writes: {type(exc.orig).__name__}") from None
+    except (sa.exc.SQLAlchemyError, OverflowError, ValueError, TypeError) as exc:
+        raise IndexRefused(f"the index cannot hold it: {type(exc).__name__}") from None
 
 
 @contextmanager

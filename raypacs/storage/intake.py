@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from raypacs import layout
@@ -38,7 +39,7 @@ from raypacs.storage.aside import Aside
 from raypacs.storage.claims import Claims
 from raypacs.storage.placing import ImageTiers
 from raypacs.storage.recovery import recover
-from raypacs.storage.registrar import Registrar
+from raypacs.storage.registrar import Registrar, enrol
 from raypacs.storage.room import Allotments, Markers
 from raypacs.storage.tier import Buffer, Tier
 
@@ -79,7 +80,7 @@ class Intake:
         self._tiers = ImageTiers(tiers, self._room, self._markers)
         self._aside = Aside(self._tiers, ports.aside)
         self._registrar = Registrar(
-            ports.register,
+            partial(enrol, ports),
             self._registered,
             interval_s=settings.register_interval_s,
             tick=self._background,

@@ -1,4 +1,7 @@
-"""After a crash: register what is durable and marked, but not in the index."""
+"""After a crash: register what is durable and marked, but not in the index.
+
+One bad object keeps back no other: it is reported, or (unreadable just now) left under its marker.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +9,32 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Protocol
 
 from raypacs import layout
 from raypacs.dicom import describe, split_part10
-from raypacs.errors import AlreadyExists, MalformedInstance, NotFound
-from raypacs.records import AsideRecord, InstanceRecord, Outcome, Registered
+from raypacs.errors import (
+    AlreadyExists,
+    MalformedInstance,
+    NotFound,
+    TierFull,
+    TierUnavailable,
+)
+from raypacs.records import AsideRecord, InstanceRecord, Outcome
+from raypacs.storage import registrar
+from raypacs.storage.registrar import enrol
 from raypacs.storage.tier import ObjectInfo, Tier
 
 LOG = logging.getLogger(__name__)
 _BATCH = 200
 
 
-class Ports(Protocol):
+class Ports(registrar.Ports, Protocol):
     """What recovery asks of the index (a part of the intake's ports)."""
 
     @property
     def known(self) -> Callable[[str], tuple[str, str, str] | None]:
         """(sha256, transfer syntax UID, path) of the served instance, or None."""
-
-    @property
-    def register(self) -> Callable[[list[InstanceRecord]], list[Registered]]:
-        """Register records; idempotent."""
-
-    @property
-    def aside(self) -> Callable[[AsideRecord], None]:
-        """Report an object that is kept aside."""
 
 
 def recover(tier: Tier, ports: Ports, lost: Callable[[str], bool]) -> int:
@@ -40,41 +42,102 @@ def recover(tier: Tier, ports: Ports, lost: Callable[[str], bool]) -> int:
 
     ``lost`` says of the name of a process run if it is gone; the markers of others stay.
     A marker goes only after all of its study is registered, so a crash in here starts it again.
+
+    Raises:
+        MasterUnavailable: the index does not answer.
     """
     registered = 0
     for marker in list(tier.walk("intake/")):
         boot, _, study_uid = marker.path.removeprefix("intake/").partition(".")
         if not lost(boot):
             continue
-        for batch in _batches(_unregistered(tier, ports, study_uid)):
+        study = _Study(tier, ports, study_uid)
+        for batch in _batches(study.unregistered()):
             registered += _register(tier, ports, batch)
+        if not study.whole:
+            continue
         try:
             tier.delete(marker.path)
         except NotFound:
             pass  # another process recovers at the same time
+        except TierUnavailable as exc:
+            LOG.warning("a marker stays: %s", exc, extra={"tier": tier.name})
     if registered:
         LOG.info("recovered %d instances on tier %s", registered, tier.name)
     return registered
 
 
-def _unregistered(tier: Tier, ports: Ports, study_uid: str) -> Iterator[InstanceRecord]:
-    for info in tier.walk(layout.study_prefix(study_uid)):
-        sop_uid, _, rest = info.path.rpartition("/")[2].rpartition(".")[0].rpartition(".")
-        known = ports.known(sop_uid) if rest else None
-        if known is not None and known[2] == info.path:
-            continue
+class _Study:
+    """One marked study; ``whole`` is False when some of it could not be read."""
+
+    def __init__(self, tier: Tier, ports: Ports, study_uid: str) -> None:
+        self._tier = tier
+        self._ports = ports
+        self._study_uid = study_uid
+        self.whole = True
+
+    def unregistered(self) -> Iterator[InstanceRecord]:
+        """Yield the records of files that the index does not serve."""
+        for info in self._tier.walk(layout.study_prefix(self._study_uid)):
+            known = self._ports.known(_sop_uid(info.path))
+            if known is not None and known[2] == info.path:
+                continue
+            try:
+                yield _describe(self._tier, info)
+            except MalformedInstance as exc:
+                self._quarantine(info, str(exc))
+            except NotFound:
+                continue  # deleted while we walk
+            except TierUnavailable as exc:
+                self._leave(info, exc)
+
+    def _leave(self, info: ObjectInfo, exc: TierUnavailable) -> None:
+        LOG.error("not recovered: %s", exc, extra={"tier": self._tier.name, "path": info.path})
+        self.whole = False
+
+    def _quarantine(self, info: ObjectInfo, reason: str) -> None:
+        """Move what should never have been there out of the studies, never losing it."""
         try:
-            yield _describe(tier, info)
-        except MalformedInstance as exc:
-            _quarantine(tier, ports, info, str(exc))
+            data = self._tier.read(info.path)
         except NotFound:
-            continue  # deleted while we walk
+            return
+        except TierUnavailable as exc:
+            self._leave(info, exc)
+            return
+        path = layout.quarantine(info.modified_s, layout.new_token())
+        try:
+            self._tier.put_durable(path, data)
+            told = {"reason": reason, "found_at": info.path, "size_bytes": info.size_bytes}
+            self._tier.put_durable(path.removesuffix(".dcm") + ".json", json.dumps(told).encode())
+        except (TierFull, TierUnavailable, AlreadyExists) as exc:
+            LOG.warning("a malformed object stays where it is: %s", exc)
+            if not self._tier.exists(path):
+                path = info.path
+        self._ports.aside(
+            AsideRecord(
+                outcome=Outcome.QUARANTINED,
+                tier=self._tier.name,
+                path=path,
+                size_bytes=info.size_bytes,
+                reason=reason,
+                source="recovery",
+                received_at_s=info.modified_s,
+                sha256=hashlib.sha256(data).hexdigest(),
+            )
+        )
+        if path != info.path:
+            self._tier.delete(info.path)
+
+
+def _sop_uid(path: str) -> str:
+    """SOP Instance UID from a path ``.../{SOP}.{token}.dcm``, '' where there is none."""
+    return path.rpartition("/")[2].rpartition(".")[0].rpartition(".")[0]
 
 
 def _describe(tier: Tier, info: ObjectInfo) -> InstanceRecord:
     data = tier.read(info.path)
     part10 = split_part10(data)
-    record = describe(
+    return describe(
         data,
         transfer_syntax_uid=part10.transfer_syntax_uid,
         dataset_offset=part10.dataset_offset,
@@ -85,43 +148,17 @@ def _describe(tier: Tier, info: ObjectInfo) -> InstanceRecord:
         source=part10.source_ae,
         received_at_s=info.modified_s,
     )
-    return replace(record, tier=tier.name)
-
-
-def _quarantine(tier: Tier, ports: Ports, info: ObjectInfo, reason: str) -> None:
-    """Move what should never have been there out of the studies, never losing it."""
-    path = layout.quarantine(info.modified_s, layout.new_token())
-    data = tier.read(info.path)
-    tier.put_durable(path, data)
-    told = {"reason": reason, "found_at": info.path, "size_bytes": info.size_bytes}
-    try:
-        tier.put_durable(path.removesuffix(".dcm") + ".json", json.dumps(told).encode())
-    except AlreadyExists:
-        pass
-    ports.aside(
-        AsideRecord(
-            outcome=Outcome.QUARANTINED,
-            tier=tier.name,
-            path=path,
-            size_bytes=info.size_bytes,
-            reason=reason,
-            source="recovery",
-            received_at_s=info.modified_s,
-            sha256=hashlib.sha256(data).hexdigest(),
-        )
-    )
-    tier.delete(info.path)
 
 
 def _register(tier: Tier, ports: Ports, batch: list[InstanceRecord]) -> int:
     kept = 0
-    for answer in ports.register(batch):
+    for answer in enrol(ports, batch):
         if answer.outcome is Outcome.KNOWN:
             try:
                 tier.delete(answer.path)
-            except NotFound:
-                pass
-        else:
+            except (NotFound, TierUnavailable) as exc:
+                LOG.warning("a duplicate could not be deleted: %s", type(exc).__name__)
+        elif answer.outcome in (Outcome.STORED, Outcome.CONFLICT):
             kept += 1
     return kept
 

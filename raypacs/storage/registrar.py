@@ -6,13 +6,64 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
-from raypacs.errors import RaypacsError
-from raypacs.records import InstanceRecord, Registered
+from raypacs.errors import IndexRefused, MasterUnavailable, RaypacsError, StaleEpoch
+from raypacs.records import AsideRecord, InstanceRecord, Outcome, Registered
 
 LOG = logging.getLogger(__name__)
 _BATCH = 1000
 _LONGEST_PAUSE_S = 5.0
+
+
+class Ports(Protocol):
+    """What registration asks of the index (a part of the intake's ports)."""
+
+    @property
+    def register(self) -> Callable[[list[InstanceRecord]], list[Registered]]:
+        """Register records; idempotent."""
+
+    @property
+    def aside(self) -> Callable[[AsideRecord], None]:
+        """Report an object that is kept aside; idempotent."""
+
+
+def enrol(ports: Ports, batch: list[InstanceRecord]) -> list[Registered]:
+    """Register a batch; a record that the index cannot hold keeps back no other.
+
+    It is found by halving the batch, stays where it is on its tier, is reported as kept aside
+    there, and is answered as QUARANTINED.
+
+    Raises:
+        MasterUnavailable, StaleEpoch, OSError: the index does not answer; ask again.
+    """
+    try:
+        return ports.register(batch)
+    except (MasterUnavailable, StaleEpoch):
+        raise
+    except RaypacsError as exc:
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            return enrol(ports, batch[:middle]) + enrol(ports, batch[middle:])
+        (record,) = batch
+        # Other messages may quote values of the data set.
+        reason = str(exc) if isinstance(exc, IndexRefused) else type(exc).__name__
+        LOG.error("an instance cannot be registered: %s", reason, extra={"path": record.path})
+        ports.aside(
+            AsideRecord(
+                outcome=Outcome.QUARANTINED,
+                tier=record.tier,
+                path=record.path,
+                size_bytes=record.size_bytes,
+                reason=f"cannot be registered: {reason}",
+                source=record.source.encode("utf-8", "replace").decode(),
+                received_at_s=record.received_at_s,
+                study_uid=record.study_uid,
+                sop_instance_uid=record.sop_instance_uid,
+                sha256=record.sha256,
+            )
+        )
+        return [Registered(record.sop_instance_uid, record.path, Outcome.QUARANTINED)]
 
 
 class Registrar:

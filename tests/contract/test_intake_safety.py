@@ -1,0 +1,103 @@
+"""What goes wrong around one object never stops the others, nor is it told as a success."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dicom_bytes import SYNTAX, data_set, element
+from fake_index import FakeIndex, image_tier, make_intake
+
+from raypacs.dicom import scan
+from raypacs.errors import TierUnavailable
+from raypacs.records import Outcome
+from raypacs.storage.intake import Intake, Stored
+
+
+@pytest.fixture
+def index() -> FakeIndex:
+    return FakeIndex()
+
+
+def store(intake: Intake, dataset: bytes) -> Stored:
+    return intake.store(dataset, transfer_syntax_uid=SYNTAX, source="SCANNER")
+
+
+def files(tmp_path: Path, prefix: str = "") -> list[str]:
+    return [info.path for info in image_tier(tmp_path / "image").walk(prefix)]
+
+
+def killed(tmp_path: Path, *datasets: bytes) -> None:
+    """A process run "boot1" that stores and ends before the index hears of anything."""
+    deaf = FakeIndex()
+    deaf.down = True
+    intake = make_intake(tmp_path, deaf)
+    for dataset in datasets:
+        store(intake, dataset)
+    assert not intake.close(0.01)
+
+
+class TestOneBadRecord:
+    @pytest.mark.parametrize(
+        ("text", "number"),
+        [
+            ("99999999999999999999", 7),
+            ("1e300", 7),
+            ("2147483648", 7),
+            ("2147483647", 2147483647),
+            ("-2147483648", -2147483648),
+            ("-2147483649", 7),
+        ],
+    )
+    def test_numbers_stay_in_the_range_of_is(self, text: str, number: int) -> None:
+        header = scan(element(0x00200013, "IS", text), SYNTAX)
+        assert header.number(0x00200013, 7) == number
+
+    def test_unsigned_long_as_well(self) -> None:
+        assert scan(element(0x00280008, "UL", b"\xff" * 4), SYNTAX).number(0x00280008, 1) == 1
+
+    def test_what_the_index_cannot_hold_is_reported_and_the_others_are_registered(
+        self, tmp_path: Path, index: FakeIndex
+    ) -> None:
+        index.refused.add("1.2.3.4")
+        intake = make_intake(tmp_path, index, register_interval_s=0.2)
+        for n in range(1, 8):
+            assert store(intake, data_set(f"1.2.3.{n}")).outcome is Outcome.STORED
+        assert intake.flush(10)
+        assert set(index.instances) == {f"1.2.3.{n}" for n in (1, 2, 3, 5, 6, 7)}
+        (aside,) = index.asides
+        assert (aside.outcome, aside.sop_instance_uid) == (Outcome.QUARANTINED, "1.2.3.4")
+        assert aside.reason == "cannot be registered: the index cannot hold it: OverflowError"
+        assert image_tier(tmp_path / "image").size(aside.path) == aside.size_bytes
+        assert intake.close()
+        assert files(tmp_path, "intake/") == []
+
+    def test_recovery_reports_it_and_goes_on(self, tmp_path: Path, index: FakeIndex) -> None:
+        killed(tmp_path, *(data_set(f"1.2.3.{n}") for n in range(1, 6)))
+        index.refused.add("1.2.3.2")
+        after = make_intake(tmp_path, index, boot="boot2")
+        assert after.recover_lost({"boot1"}) == 4
+        assert [aside.sop_instance_uid for aside in index.asides] == ["1.2.3.2"]
+        assert files(tmp_path, "intake/") == []
+        after.close()
+
+    def test_recovery_leaves_what_cannot_be_read_under_its_marker(
+        self, tmp_path: Path, index: FakeIndex, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        killed(tmp_path, data_set("1.2.3.1"), data_set("1.2.3.2"))
+        tier = image_tier(tmp_path / "image")
+        read = tier.read
+
+        def bad_sector(path: str) -> bytes:
+            if "/1.2.3.1." in path:
+                raise TierUnavailable("tier image1: Input/output error")
+            return read(path)
+
+        monkeypatch.setattr(tier, "read", bad_sector)
+        after = make_intake(tmp_path, index, tiers=[tier], boot="boot2")
+        assert after.recover_lost({"boot1"}) == 1
+        assert len(files(tmp_path, "intake/boot1.")) == 1
+        monkeypatch.setattr(tier, "read", read)
+        assert after.recover_lost({"boot1"}) == 1
+        assert files(tmp_path, "intake/") == []
+        after.close()
