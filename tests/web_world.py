@@ -193,7 +193,9 @@ class World:
                 row |= {"SeriesInstanceUID": record.series_uid, "Modality": record.modality}
             if level == "sop_instance_uid":
                 row |= {"SOPInstanceUID": record.sop_instance_uid, "Rows": record.rows}
-            wanted = {k: v for k, v in params.items() if k not in ("limit", "offset")}
+            wanted = {
+                k: v for k, v in params.items() if k not in ("limit", "offset", "fuzzymatching")
+            }
             if all(str(row.get(key)) in values for key, values in wanted.items()):
                 rows[getattr(record, level)] = row
         start = int(params.get("offset", ["0"])[0])

@@ -4,7 +4,7 @@ Parameters come as sent: DICOM keyword or eight-digit tag to a value or a list o
 ``limit`` and ``offset``. Matching follows PS3.4 section C.2.2.2: single value, UID list, ``*`` and
 ``?``, date and time ranges; an empty value matches everything. Person names match in any case and
 in any of their component groups. Keys that are not indexed are ignored, as are ``includefield``
-and ``fuzzymatching``: every known attribute is returned.
+and ``fuzzymatching``: every known attribute is returned, and those that every answer has.
 """
 
 from __future__ import annotations
@@ -32,9 +32,23 @@ Params = Mapping[str, str | Sequence[str]]
 Row = dict[str, Any]
 Source = sa.RowMapping | Row
 
-MAX_LIMIT = 10_000
+MAX_LIMIT = 10_001
+"""One more than the web edge gives, by which it knows that there are more."""
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
 _INSTANCE_JSON = frozenset(("ContentDate", "ContentTime"))
+
+# Of type 2: there, though empty (PS3.18 tables 10.6.3-3 to -5).
+_STUDY_ALWAYS = (
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyID",
+)
 
 _STUDY_COLUMNS: dict[str, sa.ColumnElement[Any]] = {
     "StudyInstanceUID": studies.c.study_uid,
@@ -121,7 +135,8 @@ def search_instances(conn: sa.Connection, params: Params) -> list[Row]:
 
 def study_row(row: Source) -> Row:
     """Return a study's attributes by keyword (PS3.18 table 10.6.3-3)."""
-    found: Row = {key: value for key, value in row["attributes"].items() if key in STUDY_KEYWORDS}
+    found: Row = dict.fromkeys(_STUDY_ALWAYS, "")
+    found |= {key: value for key, value in row["attributes"].items() if key in STUDY_KEYWORDS}
     return found | {
         "StudyInstanceUID": row["study_uid"],
         "InstanceAvailability": "ONLINE",
@@ -133,9 +148,8 @@ def study_row(row: Source) -> Row:
 def series_row(row: Source) -> Row:
     """Return a series' attributes by keyword (PS3.18 table 10.6.3-4)."""
     found: Row = dict(row["attributes"])
-    found.pop("SeriesNumber", None)
-    if row["series_number"] is not None:
-        found["SeriesNumber"] = row["series_number"]
+    # A number, or empty: of type 2.
+    found["SeriesNumber"] = row["series_number"]
     return found | {
         "SeriesInstanceUID": row["series_uid"],
         "Modality": row["modality"],
@@ -151,9 +165,8 @@ def instance_row(row: Source) -> Row:
         "SOPClassUID": row["sop_class_uid"],
         "AvailableTransferSyntaxUID": row["transfer_syntax_uid"],
         "InstanceAvailability": "ONLINE",
+        "InstanceNumber": row["instance_number"],  # or empty: of type 2
     }
-    if row["instance_number"] is not None:
-        found["InstanceNumber"] = row["instance_number"]
     if row["rows"]:
         found |= {
             "Rows": row["rows"],
@@ -223,7 +236,7 @@ def _condition(keyword: str, text: str, level: str) -> sa.ColumnElement[bool] | 
     if keyword == "ModalitiesInStudy":
         inner = series.alias("of_study")
         return sa.exists().where(
-            inner.c.study_uid == studies.c.study_uid, inner.c.modality.in_(_list_of(text))
+            inner.c.study_uid == studies.c.study_uid, _any_like(inner.c.modality, text)
         )
     column = _column(keyword, level)
     if column is None:
@@ -235,7 +248,9 @@ def _condition(keyword: str, text: str, level: str) -> sa.ColumnElement[bool] | 
     if isinstance(column.type, sa.Integer):
         number = integer(text)
         return sa.false() if number is None else column == number
-    if keyword.endswith("UID") or keyword == "Modality":
+    if keyword == "Modality":
+        return _any_like(column, text)
+    if keyword.endswith("UID"):
         return column.in_(_list_of(text))
     return _like(column, text)
 
@@ -274,6 +289,11 @@ def _like(column: sa.ColumnElement[Any], text: str) -> sa.ColumnElement[bool]:
     if "*" in text or "?" in text:
         return column.like(_pattern(text), escape="\\")
     return column == text
+
+
+def _any_like(column: sa.ColumnElement[Any], text: str) -> sa.ColumnElement[bool]:
+    """Match any of several values, with wild cards or without."""
+    return sa.or_(sa.false(), *(_like(column, value) for value in _list_of(text)))
 
 
 def _name_matches(column: sa.ColumnElement[Any], folded: str) -> sa.ColumnElement[bool]:

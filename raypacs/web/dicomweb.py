@@ -116,11 +116,14 @@ class _Resources:
         for name, keyword in (("study", "StudyInstanceUID"), ("series", "SeriesInstanceUID")):
             if name in request.path_params:
                 params[keyword] = [request.path_params[name]]
-        rows = await asyncio.to_thread(search, params)
-        if not rows:
-            return Response(status_code=204)
-        body = await asyncio.to_thread(qido.answer, rows, root_url(request))
-        return _json(request, body)
+        root = root_url(request)
+        asked, most = qido.with_one_more(params)
+        rows = await asyncio.to_thread(search, asked)
+        headers = qido.warnings(root, params, cut=len(rows) > most)
+        if not rows[:most]:
+            return Response(status_code=204, headers=headers)
+        body = await asyncio.to_thread(qido.answer, rows[:most], root)
+        return _json(request, body, headers)
 
     # Store ----------------------------------------------------------------------------------
 
@@ -340,16 +343,16 @@ def root_url(request: Request) -> str:
 
 
 def _require_json(request: Request) -> None:
-    accept = read_accept(request.scope)
-    if choose_plain(accept, _JSON_TYPES) is None and "multipart/related" not in accept:
-        raise Problem(406, f"the answer is {JSON}")
+    if choose_plain(read_accept(request.scope), _JSON_TYPES) is None:
+        raise Problem(406, f"the answer is {JSON}", Vary="Accept")
 
 
-def _json(request: Request, body: bytes) -> Response:
+def _json(request: Request, body: bytes, headers: dict[str, str]) -> Response:
     gzipped = len(body) >= _GZIP_FROM_BYTES and accepts_gzip(
         request.headers.get("accept-encoding", "")
     )
-    return _encoded(gzip.compress(body, 1, mtime=0) if gzipped else body, JSON, {}, gzipped=gzipped)
+    body = gzip.compress(body, 1, mtime=0) if gzipped else body
+    return _encoded(body, JSON, headers, gzipped=gzipped)
 
 
 def _encoded(body: bytes, kind: str, headers: dict[str, str], *, gzipped: bool) -> Response:

@@ -81,12 +81,14 @@ class FrameGate:
             len(parts) != 7
             or parts[5] != "frames"
             or (parts[1], parts[3]) != ("series", "instances")
-            or scope["method"] not in ("GET", "HEAD")
+            or scope["method"] == "OPTIONS"
         ):
             await self._app(scope, receive, send)
             return
         asked = _read_headers(scope)
         try:
+            if scope["method"] not in ("GET", "HEAD"):
+                raise Problem(405, "frames can be read only", Allow="GET, HEAD")
             await self._answer(parts, asked, send)
         except (Problem, RaypacsError) as exc:
             answer = problem.response(exc)
@@ -113,7 +115,7 @@ class FrameGate:
             native_possible(place),
         )
         if choice is None:
-            raise Problem(406, f"frames cannot be had as {asked.accept!r}", Vary="Accept")
+            raise Problem(406, f"frames cannot be had as {asked.accept!r}")
         tag = _entity_tag(place, sop_uid, listed, choice)
         if asked.if_none_match and matches(asked.if_none_match, tag):
             await _start(send, 304, [(b"etag", tag.encode()), *self._common])
@@ -284,10 +286,11 @@ def _numbers(listed: str, frames: int) -> tuple[int, ...]:
     Raises:
         Problem: 400, not a list of numbers. NotFound: one is beyond the last frame.
     """
-    try:
-        numbers = tuple(int(text) for text in listed.split(","))
-    except ValueError as exc:
-        raise Problem(400, f"frame list {listed!r} is not numbers joined by commas") from exc
+    texts = listed.split(",")
+    # int() takes more than digits: signs, blanks, underscores, digits of other scripts.
+    if not listed.isascii() or not all(text.isdigit() and len(text) <= 10 for text in texts):
+        raise Problem(400, f"frame list {listed!r} is not numbers joined by commas")
+    numbers = tuple(map(int, texts))
     if len(numbers) > _MOST_FRAMES or min(numbers) < 1:
         raise Problem(400, f"a frame list has 1 to {_MOST_FRAMES} numbers from 1")
     if max(numbers) > frames:

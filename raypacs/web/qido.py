@@ -9,8 +9,13 @@ from typing import Any
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-from raypacs.web.services import Row
+from raypacs.web.services import Row, SearchParams
 
+MOST_RESULTS = 10_000
+_NOT_FUZZY = (
+    "The fuzzymatching parameter is not supported. Only literal matching has been performed."
+)
+_CUT = "There are additional results that can be requested."
 _NUMBERS = frozenset({"IS", "US", "SS", "UL", "SL", "UV", "SV"})
 _DECIMALS = frozenset({"DS", "FL", "FD"})
 _ONE_VALUE = frozenset({"ST", "LT", "UT", "UR"})
@@ -78,6 +83,25 @@ def retrieve_url(root: str, row: Row) -> str:
         if row.get("SOPInstanceUID"):
             url += f"/instances/{row['SOPInstanceUID']}"
     return url
+
+
+def with_one_more(params: SearchParams) -> tuple[SearchParams, int]:
+    """Return parameters that ask for one result more, and how many are to be given.
+
+    What is no number is left for the search to refuse.
+    """
+    text = ",".join(params.get("limit", [str(MOST_RESULTS)]))
+    if not text.isascii() or not text.isdecimal() or len(text) > 15:
+        return params, MOST_RESULTS
+    wanted = min(int(text), MOST_RESULTS)
+    return {**params, "limit": [str(wanted + 1)]}, wanted
+
+
+def warnings(root: str, params: SearchParams, *, cut: bool) -> dict[str, str]:
+    """Return the Warning header of a search, if any (PS3.18 sections 8.3.4.2 and 8.3.4.4)."""
+    fuzzy = any(value.lower() == "true" for value in params.get("fuzzymatching", []))
+    texts = [text for text, said in ((_NOT_FUZZY, fuzzy), (_CUT, cut)) if said]
+    return {"Warning": ", ".join(f'299 {root}: "{text}"' for text in texts)} if texts else {}
 
 
 def answer(rows: list[Row], root: str) -> bytes:

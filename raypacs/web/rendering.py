@@ -187,8 +187,11 @@ def _colour(picture: Picture, header: Dataset) -> Array:
         return (array >> 8).astype(np.uint8) if array.dtype.itemsize == 2 else array
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype.kind not in "iu":
         raise UnsupportedPixels(f"{picture.photometric} cannot be rendered")
-    if picture.bits_stored > 8:
-        array = array >> (picture.bits_stored - 8)
+    if picture.bits_stored != 8 or array.dtype.kind == "i":
+        # To the 8 bits of a picture; below zero is no colour (PS3.3 section C.7.6.3.1.2).
+        most = (1 << max(picture.bits_stored, 1)) - 1
+        scaled = np.clip(array.astype(np.float64), 0, most) * (255 / most)
+        array = (scaled + 0.5).astype(np.uint8)
     if picture.photometric.startswith("YBR_FULL"):
         rgb = (array.astype(np.float32) - (0, 128, 128)) @ _YBR_TO_RGB
         return np.clip(rgb + 0.5, 0, 255).astype(np.uint8)

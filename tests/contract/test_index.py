@@ -629,6 +629,10 @@ class TestSearch:
             ({"StudyInstanceUID": "1.3\\1.1"}, "1.1 1.3"),
             ({"ModalitiesInStudy": "SR"}, "1.1"),
             ({"ModalitiesInStudy": "SR,MR"}, "1.2 1.1"),
+            ({"ModalitiesInStudy": "S*"}, "1.1"),
+            ({"ModalitiesInStudy": "?R"}, "1.2 1.1"),
+            ({"ModalitiesInStudy": "M*,CT"}, "1.2 1.1 1.3"),
+            ({"ModalitiesInStudy": ","}, ""),
             ({"AccessionNumber": "7*"}, "1.3"),
             ({"NumberOfStudyRelatedSeries": "2"}, "1.1"),
             ({"NumberOfStudyRelatedSeries": "two"}, ""),
@@ -646,6 +650,11 @@ class TestSearch:
             "PatientID": "A_1",
             "StudyDate": "20240131",
             "StudyTime": "101500.5",
+            "AccessionNumber": "",
+            "ReferringPhysicianName": "",
+            "PatientBirthDate": "",
+            "PatientSex": "",
+            "StudyID": "",
             "StudyInstanceUID": "1.1",
             "InstanceAvailability": "ONLINE",
             "ModalitiesInStudy": "CT\\SR",
@@ -659,12 +668,18 @@ class TestSearch:
 
         assert uids() == ["1.1.1", "1.1.2", "1.2.1", "1.3.1"]
         assert uids(StudyInstanceUID="1.1", Modality="SR") == ["1.1.2"]
+        assert uids(Modality="?T") == ["1.1.1", "1.3.1"]
         assert uids(SeriesNumber="2") == ["1.1.2"]
         assert uids(SeriesDescription="*50%") == ["1.1.1"]
         assert uids(PatientName="doe*", Modality="CT") == ["1.1.1", "1.3.1"]
         (row,) = filled.reader.search_series({"SeriesInstanceUID": "1.1.2"})
         assert (row["SeriesNumber"], row["NumberOfSeriesRelatedInstances"]) == (2, 1)
         assert (row["Modality"], row["PatientID"]) == ("SR", "A_1")
+
+    def test_numbers_that_are_unknown_are_there_and_empty(self, index: Index) -> None:
+        index.writer.register([replace(instance_record(attributes={}), instance_number=None)], T)
+        (found,) = index.reader.search_instances({})
+        assert (found["SeriesNumber"], found["InstanceNumber"]) == (None, None)
 
     def test_instances(self, filled: Index) -> None:
         found = filled.reader.search_instances({"StudyInstanceUID": "1.1", "InstanceNumber": "2"})

@@ -80,6 +80,19 @@ def test_ybr_becomes_rgb() -> None:
     assert np.abs(rgb - [[[254, 0, 0], [255, 255, 255]]]).max() <= 2
 
 
+@pytest.mark.parametrize("bits", [4, 7, 8, 12, 16])
+def test_colour_of_any_depth_fills_eight_bits(bits: int) -> None:
+    most = (1 << bits) - 1
+    values = np.array([[[0, most, most // 2]]], np.uint8 if bits <= 8 else np.uint16)
+    rgb = shown(Picture(values, "RGB", 8 * values.itemsize, bits, False), header())
+    assert np.abs(rgb.astype(int) - [0, 255, 127]).max() <= 9
+
+
+def test_signed_colour_is_clipped() -> None:
+    values = np.array([[[-5, 100, 127]]], np.int8)
+    assert shown(Picture(values, "RGB", 8, 8, True), header()).tolist() == [[[0, 100, 127]]]
+
+
 def test_viewport_keeps_the_aspect() -> None:
     array = np.tile(np.arange(256, dtype=np.uint8), (128, 1))
     wanted = Wanted("image/png", viewport=(64, 64))

@@ -93,6 +93,14 @@ def test_entity_tags(client: httpx.Client) -> None:
     [
         (ONE + "/frames/0", "*/*", 400),
         (ONE + "/frames/x", "*/*", 400),
+        (ONE + "/frames/+1", "*/*", 400),
+        (ONE + "/frames/%201", "*/*", 400),
+        (ONE + "/frames/1_0", "*/*", 400),
+        (ONE + "/frames/\u0661", "*/*", 400),
+        (ONE + "/frames/1,", "*/*", 400),
+        (ONE + "/frames/" + "9" * 5000, "*/*", 400),
+        ("/dicom-web/studies", 'multipart/related; type="application/dicom+xml"', 406),
+        (ONE + "/metadata", 'multipart/related; type="application/dicom+xml"', 406),
         (ONE + "/frames/3", "*/*", 404),
         (ROOT + "/instances/9.9/frames/1", "*/*", 404),
         ("/dicom-web/studies/9/series/1.2.3.1/instances/1.2.3.1.1/frames/1", "*/*", 404),
@@ -275,3 +283,29 @@ def test_a_deleted_study_is_gone_at_once_and_new_instances_are_seen(
     assert client.delete("/api/v1/studies/1.2.3").json()["deleted_objects"] == 2
     assert client.get(ONE + "/frames/1").status_code == 404
     assert world.touched
+
+
+def test_frames_are_read_only_and_vary_once(client: httpx.Client) -> None:
+    answer = client.post(ONE + "/frames/1", content=b"")
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "GET, HEAD"
+    assert answer.headers["content-type"] == "application/problem+json"
+    wrong = client.get(ONE + "/frames/1", headers={"Accept": "image/jphc"})
+    assert wrong.status_code == 406
+    assert wrong.headers.get_list("vary").count("Accept") == 1
+
+
+def test_searches_warn_of_what_they_did_not_do(client: httpx.Client) -> None:
+    url = ROOT + "/instances"
+    assert "warning" not in client.get(url).headers
+    assert "warning" not in client.get(url + "?limit=2&fuzzymatching=false").headers
+    cut = client.get(url + "?limit=1")
+    assert len(cut.json()) == 1
+    assert cut.headers["warning"].startswith("299 http")
+    assert "additional results" in cut.headers["warning"]
+    assert "warning" not in client.get(url + "?limit=1&offset=1").headers
+    none = client.get("/dicom-web/studies?StudyInstanceUID=9&fuzzymatching=true")
+    assert none.status_code == 204
+    assert "fuzzymatching" in none.headers["warning"]
+    both = client.get(url + "?limit=1&fuzzymatching=true").headers["warning"]
+    assert both.count("299 http") == 2
