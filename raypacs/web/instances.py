@@ -18,7 +18,7 @@ import pydicom
 from pydicom.uid import ExplicitVRLittleEndian
 
 from raypacs import dicom
-from raypacs.errors import MalformedInstance, RaypacsError, UnsupportedPixels
+from raypacs.errors import MalformedInstance, NotFound, RaypacsError, UnsupportedPixels
 from raypacs.web import pixels
 from raypacs.web.frames import Frames
 from raypacs.web.negotiate import Choice, choose_instance
@@ -78,12 +78,13 @@ class Instances:
                 # Damage is found while it can still be said.
                 pieces = iter(list(pieces))
             first = next(pieces, b"")
-        except (UnsupportedPixels, MalformedInstance):
+        except (NotFound, UnsupportedPixels, MalformedInstance) as exc:
             if not choice.lenient:
                 raise
-            syntax = place.stored.record.transfer_syntax_uid
-            choice = replace(choice, form="original", transfer_syntax_uid=syntax, lenient=False)
-            return self.open(place, choice)
+            other = _other_choice(place, choice, exc)
+            if other is None:
+                raise
+            return self.open(place, other)
         return choice, itertools.chain((first,), pieces)
 
     def pieces(self, place: Place, choice: Choice) -> Iterator[bytes]:
@@ -155,6 +156,18 @@ class Instances:
                 yield piece
         if size % 2 or trailer:
             yield b"\0" * (size % 2) + trailer
+
+
+def _other_choice(place: Place, choice: Choice, error: RaypacsError) -> Choice | None:
+    """Return what is sent instead, where no transfer syntax was asked for; None: nothing."""
+    gone = isinstance(error, NotFound)
+    if gone and choice.form == "original" and place.is_htj2k:
+        syntax = place.stored_syntax
+        return replace(choice, form="stored", transfer_syntax_uid=syntax, lenient=False)
+    if not gone and choice.form == "native":
+        syntax = place.stored.record.transfer_syntax_uid
+        return replace(choice, form="original", transfer_syntax_uid=syntax, lenient=False)
+    return None
 
 
 def _relabelled(pieces: Iterator[bytes], transfer_syntax_uid: str) -> Iterator[bytes]:

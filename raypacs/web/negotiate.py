@@ -68,7 +68,7 @@ class Choice:
 
     ``form``: 'stored' (as prepared), 'original' (as received) or 'native' (uncompressed little
     endian). ``media_type`` without parameters, ``transfer_syntax_uid`` as it is to be named.
-    ``lenient``: no transfer syntax was asked for, so what cannot be decoded goes as received.
+    ``lenient``: no transfer syntax was asked for, so what cannot be had so may go in another form.
     """
 
     form: Form
@@ -203,7 +203,7 @@ def choose_instance(accept: str, stored: str, original: str, native: bool) -> Ch
         for form, uid in kept:
             if uid and syntax in ("*", uid, *_ALSO.get(uid, ())):
                 named = uid if syntax == "*" else syntax
-                return Choice(form, "application/dicom", named, multipart)
+                return Choice(form, "application/dicom", named, multipart, lenient=syntax == "*")
     return None
 
 

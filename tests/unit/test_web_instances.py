@@ -240,3 +240,18 @@ def test_everything_has_an_entity_tag(world: World, path: str, accept: str, prep
         assert again.headers["etag"] == tag
         other = client.get(ONE + path, headers={"Accept": accept, "If-None-Match": '"x"'})
         assert other.status_code == 200
+
+
+def test_any_syntax_gives_the_prepared_form_once_the_received_one_left(world: World) -> None:
+    (stored,) = world.add(image_file(PIXELS[0], 1, bits_stored=12))
+    world.prepare()
+    world.tiers["image"].delete(stored.record.path)
+    with served(world) as client:
+        any_form = {"Accept": "application/dicom; transfer-syntax=*"}
+        answer = client.get(ONE, headers=any_form)
+        assert answer.status_code == 200
+        again = pydicom.dcmread(io.BytesIO(answer.content))
+        assert again.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.202"
+        assert answer.headers["content-type"].endswith("1.2.840.10008.1.2.4.202")
+        named = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+        assert octets(client.get(ROOT, headers={"Accept": named})) == [answer.content]
