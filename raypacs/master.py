@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from raypacs.records import (
     InstanceRecord,
     Lease,
     NodeInfo,
+    Outcome,
     Registered,
     WorkResult,
 )
@@ -108,8 +109,29 @@ class Master:
     # Receiving
 
     def register(self, records: Sequence[InstanceRecord], holder: str = "") -> list[Registered]:
-        """Register durable instances; their bytes leave ``holder``'s grants. Idempotent."""
-        return self._writer.register(records, self._clock(), holder=holder)
+        """Register durable instances; their bytes leave ``holder``'s grants. Idempotent.
+
+        Where an instance is known but its bytes are gone (a disk was lost), the new ones take
+        their place: KNOWN would tell the edge to delete the only copy.
+        """
+        answers = self._writer.register(records, self._clock(), holder=holder)
+        return [
+            replace(answer, outcome=Outcome.STORED)
+            if answer.outcome is Outcome.KNOWN and self._takes_place(record)
+            else answer
+            for record, answer in zip(records, answers, strict=True)
+        ]
+
+    def _takes_place(self, record: InstanceRecord) -> bool:
+        served = self._reader.locate_instance(record.sop_instance_uid)
+        if served is None:
+            return False
+        lost = (served.record.tier, served.record.path)
+        tier = next((tier for tier in self._tiers.reachable() if tier.name == lost[0]), None)
+        if tier is None or tier.exists(lost[1]):
+            return False
+        log.error("an instance was lost from its tier", extra={"tier": lost[0], "path": lost[1]})
+        return self._writer.relocate(record, lost, self._clock())
 
     def aside(self, record: AsideRecord, holder: str = "") -> None:
         """Write down a conflict or a quarantined object. Idempotent."""

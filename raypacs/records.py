@@ -82,6 +82,8 @@ class Registered:
 
     STORED: this path is the served one. KNOWN: identical bytes are served from another path; the
     edge may delete the copy it just wrote. CONFLICT: other bytes are served; this copy is kept.
+    REFUSED: the study was deleted meanwhile and these bytes go with it. QUARANTINED: the index
+    cannot hold the record; its bytes are kept and listed as kept aside.
     """
 
     sop_instance_uid: str

@@ -20,6 +20,7 @@ class FakeIndex:
         self.asides: list[AsideRecord] = []
         self.batches: list[int] = []
         self.down = False
+        self.doomed: set[str] = set()  # paths with a delete intent
         self.refused: set[str] = set()  # SOP Instance UIDs that it cannot hold
         self.room_bytes: dict[str, int] = {}  # tiers that are not without limit
         self._lock = threading.Lock()
@@ -38,6 +39,8 @@ class FakeIndex:
             return [Registered(r.sop_instance_uid, r.path, self._one(r)) for r in records]
 
     def _one(self, record: InstanceRecord) -> Outcome:
+        if record.path in self.doomed:
+            return Outcome.REFUSED
         first = self.instances.setdefault(record.sop_instance_uid, record)
         if (first.tier, first.path) == (record.tier, record.path):
             return Outcome.STORED

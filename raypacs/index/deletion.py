@@ -92,6 +92,20 @@ def pending(conn: sa.Connection, study_uid: str) -> list[DeleteIntent]:
     return _intents(conn, delete_intents.c.study_uid == study_uid, None)
 
 
+def doomed(conn: sa.Connection, places: Iterable[tuple[str, str, str]]) -> set[tuple[str, str]]:
+    """Return which (tier, path) of the (study UID, tier, path) are to be deleted."""
+    found: set[tuple[str, str]] = set()
+    wanted = set(places)
+    for uids in in_lists({study_uid for study_uid, _, _ in wanted}):
+        rows = conn.execute(
+            sa.select(
+                delete_intents.c.study_uid, delete_intents.c.tier, delete_intents.c.path
+            ).where(delete_intents.c.study_uid.in_(uids))
+        )
+        found |= {(row[1], row[2]) for row in rows if (row[0], row[1], row[2]) in wanted}
+    return found
+
+
 def due(conn: sa.Connection, tier: str, now: float, limit: int) -> list[DeleteIntent]:
     """Return the intents of a tier whose grace period is over, the oldest first."""
     where = sa.and_(delete_intents.c.tier == tier, delete_intents.c.due_s <= now)

@@ -15,7 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from raypacs.index import attributes, audit, ledger
+from raypacs.index import attributes, audit, deletion, ledger
 from raypacs.index.engine import Txn, add, in_lists, insert, insert_many
 from raypacs.index.schema import asides, copies, instances, series, sources, studies
 from raypacs.records import AsideRecord, InstanceRecord, Outcome, Registered
@@ -62,9 +62,15 @@ def _decide(
             ).where(instances.c.sop_instance_uid.in_(uids))
         )
         served |= {row[0]: (row[1], row[2], row[3], row[4]) for row in found}
+    # Bytes with a delete intent are as good as gone: a record that comes late (from recovery, or
+    # again because its answer was not heard) must not bring them back.
+    doomed = deletion.doomed(conn, ((r.study_uid, r.tier, r.path) for r in records))
     answers = []
     for record in records:
         uid = record.sop_instance_uid
+        if (record.tier, record.path) in doomed:
+            answers.append(Registered(uid, record.path, Outcome.REFUSED))
+            continue
         first = served.get(uid)
         if first is None:
             served[uid] = (record.sha256, record.transfer_syntax_uid, record.tier, record.path)
@@ -343,6 +349,8 @@ def aside(txn: Txn, record: AsideRecord, *, holder: str) -> None:
     """Write down an object kept aside; once per place, however often it is told."""
     row = {name: getattr(record, name) for name in AsideRecord.__slots__}
     row["outcome"] = record.outcome.value
+    if deletion.doomed(txn.conn, [(record.study_uid, record.tier, record.path)]):
+        return
     written = txn.conn.execute(
         insert(txn.conn, asides).values(row).on_conflict_do_nothing(index_elements=["tier", "path"])
     )

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from raypacs.config import Settings
 from raypacs.errors import IndexRefused, MasterUnavailable, RaypacsError, StaleEpoch
-from raypacs.index import audit, deletion, ledger, nodes, queue, registration, settings
+from raypacs.index import audit, deletion, ledger, nodes, queue, registration, relocation, settings
 from raypacs.index.audit import OutboxRow
 from raypacs.index.deletion import DeleteIntent
 from raypacs.index.engine import Txn, insert
@@ -101,6 +101,12 @@ class IndexWriter:
         with _refusals(), self.transaction(now) as txn:
             quiet_s = settings.read(txn.conn)[1].quiet_s
             return registration.register(txn, records, holder=holder, quiet_s=quiet_s)
+
+    def relocate(self, record: InstanceRecord, lost: tuple[str, str], now: float) -> bool:
+        """Serve an instance from ``record``'s place, as ``lost`` (tier, path) is empty."""
+        with self.transaction(now, durable=True) as txn:
+            quiet_s = settings.read(txn.conn)[1].quiet_s
+            return relocation.relocate(txn, record, lost, quiet_s=quiet_s)
 
     def aside(self, record: AsideRecord, now: float, *, holder: str = "") -> None:
         """Write down a conflict or a quarantined object. Raises as :meth:`register`."""

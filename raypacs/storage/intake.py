@@ -220,7 +220,7 @@ class Intake:
         kept = False
         try:
             known = self._ports.known(uid)
-            if known is not None:
+            if known is not None and (known[0] != record.sha256 or self._tiers.hold(known[2])):
                 return self._again(record, parts, known[0], known[1])
             written = self._write(record, parts)
             kept = True

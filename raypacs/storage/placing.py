@@ -23,6 +23,10 @@ class ImageTiers:
     def __getitem__(self, name: str) -> Tier:
         return self._tiers[name]
 
+    def hold(self, path: str) -> bool:
+        """Whether any of the tiers has the object. Raises TierUnavailable."""
+        return any(tier.exists(path) for tier in self)
+
     def put(
         self, path: str, parts: tuple[Buffer, ...], size_bytes: int, marked_study: str = ""
     ) -> str:

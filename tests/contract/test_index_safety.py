@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from raypacs.index.engine import migrate, open_engine
 from raypacs.index.ledger import TierSeen
 from raypacs.index.reader import IndexReader
 from raypacs.index.writer import IndexWriter
-from raypacs.records import Outcome
+from raypacs.records import AsideRecord, Outcome
 from tests.factories import instance_record
 
 T = 1_700_000_000.0
@@ -67,3 +68,59 @@ class TestRefused:
             writer.register([instance_record(attributes={"PatientName": "Doe\udcff"})], T)
         assert "Doe" not in str(refused.value)
         assert refused.value.__cause__ is None
+
+
+class TestDeleted:
+    def test_what_has_a_delete_intent_is_not_registered_again(
+        self, writer: IndexWriter, reader: IndexReader
+    ) -> None:
+        record = instance_record()
+        writer.register([record], T)
+        (intent,) = writer.delete_study(record.study_uid, T, grace_s=5)
+        fresh = replace(record, path="studies/fresh.dcm")
+        answers = writer.register([record, fresh], T + 1)
+        assert [answer.outcome for answer in answers] == [Outcome.REFUSED, Outcome.STORED]
+        known = reader.known(record.sop_instance_uid)
+        assert known is not None
+        assert known[2] == fresh.path
+        writer.confirm_deleted([intent.intent_id], T + 6)
+        assert writer.ledger(T)["image1"].used_bytes == fresh.size_bytes
+        assert writer.recount(T) == {"image1": fresh.size_bytes}
+
+    def test_nor_kept_aside_again(self, writer: IndexWriter, reader: IndexReader) -> None:
+        record = instance_record()
+        conflict = AsideRecord(
+            Outcome.CONFLICT, "image1", "conflicts/x", 5, "other", "AE", T, record.study_uid
+        )
+        writer.register([record], T)
+        writer.aside(conflict, T)
+        writer.delete_study(record.study_uid, T, grace_s=5)
+        writer.aside(conflict, T + 1)
+        assert reader.aside() == []
+
+
+class TestRelocate:
+    def test_the_same_data_set_takes_the_place_of_lost_bytes(
+        self, writer: IndexWriter, reader: IndexReader
+    ) -> None:
+        writer.tiers_seen([TierSeen("image2", 10**9, True)], T)
+        first, other = instance_record(), instance_record()
+        writer.register([first, other], T)
+        writer.enqueue_due(T + 100)
+        again = replace(
+            first, tier="image2", path="studies/n.dcm", size_bytes=527_000, dataset_offset_bytes=9
+        )
+        assert not writer.relocate(again, ("image1", "elsewhere"), T)
+        assert writer.relocate(again, (first.tier, first.path), T)
+        assert not writer.relocate(again, (first.tier, first.path), T)
+        stored = reader.locate_instance(first.sop_instance_uid)
+        assert stored is not None
+        assert replace(stored.record, attributes=again.attributes) == again
+        used = {name: row.used_bytes for name, row in writer.ledger(T).items()}
+        assert used == writer.recount(T) == {"image1": 526_000, "image2": 527_000}
+        study = reader.study(first.study_uid)
+        assert study["size_bytes"] == 1_053_000
+        copies = {copy["tier"]: (copy["objects"], copy["size_bytes"]) for copy in study["copies"]}
+        assert copies == {"image1": (1, 526_000), "image2": (1, 527_000)}
+        assert study["prepare_due_s"] > T
+        assert writer.register([again], T)[0].outcome is Outcome.STORED

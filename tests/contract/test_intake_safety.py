@@ -101,3 +101,40 @@ class TestOneBadRecord:
         assert after.recover_lost({"boot1"}) == 1
         assert files(tmp_path, "intake/") == []
         after.close()
+
+
+class TestDeletedStudy:
+    def test_recovery_does_not_bring_back_what_is_to_be_deleted(
+        self, tmp_path: Path, index: FakeIndex
+    ) -> None:
+        killed(tmp_path, data_set("1.2.3.1"), data_set("1.2.3.2"))
+        gone = next(path for path in files(tmp_path, "studies/") if "/1.2.3.1." in path)
+        index.doomed.add(gone)
+        after = make_intake(tmp_path, index, boot="boot2")
+        assert after.recover_lost({"boot1"}) == 1
+        assert set(index.instances) == {"1.2.3.2"}
+        assert files(tmp_path, "intake/") == []
+        assert gone in files(tmp_path)  # whoever wrote the intent deletes it
+        again = store(after, data_set("1.2.3.1"))
+        assert again.outcome is Outcome.STORED
+        assert after.flush(5)
+        assert index.instances["1.2.3.1"].path != gone
+        after.close()
+
+    def test_known_is_answered_only_where_the_bytes_are(
+        self, tmp_path: Path, index: FakeIndex
+    ) -> None:
+        intake, tier = make_intake(tmp_path, index), image_tier(tmp_path / "image")
+        store(intake, data_set())
+        assert intake.flush(5)
+        lost = index.instances["1.2.3.1"].path
+        tier.delete(lost)
+        index.down = True
+        assert store(intake, data_set()).outcome is Outcome.STORED
+        (path,) = files(tmp_path, "studies/")
+        assert path != lost
+        assert tier.read(path).endswith(data_set())
+        index.instances.clear()  # as the master does on finding the served bytes lost
+        index.down = False
+        assert intake.close()
+        assert files(tmp_path, "studies/") == [index.instances["1.2.3.1"].path]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -330,3 +331,19 @@ class TestStatistics:
             content = file.read_bytes()
             assert b"1.2.3" not in content
             assert b"Doe" not in content
+
+
+class TestLostBytes:
+    def test_known_bytes_that_are_gone_are_replaced_by_the_new_ones(
+        self, start: Callable[..., Master], reader: IndexReader, tiers: dict[str, Tier]
+    ) -> None:
+        master, record = start(), instance_record()
+        tiers["image1"].put_durable(record.path, b"x")
+        master.register([record])
+        again = replace(record, path=record.path.replace(".dcm", "b.dcm"))
+        assert [answer.outcome for answer in master.register([again])] == [Outcome.KNOWN]
+        tiers["image1"].delete(record.path)
+        assert [answer.outcome for answer in master.register([again])] == [Outcome.STORED]
+        known = reader.known(record.sop_instance_uid)
+        assert known is not None
+        assert known[2] == again.path
