@@ -1,7 +1,8 @@
 """The write side of the index: the master's, and nobody else's.
 
 Every write is ONE transaction that first checks that no later epoch was claimed. Epoch claims,
-delete intents and settings are flushed to the disk before they count (``durable``).
+registrations, delete intents and settings are flushed to the disk before they count (``durable``):
+on a registration's answer an edge removes the marker that would find the object after a crash.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class IndexWriter:
             IndexRefused: one of the records cannot be written; none was.
             MasterUnavailable: the database takes no writes just now.
         """
-        with _refusals(), self.transaction(now) as txn:
+        with _refusals(), self.transaction(now, durable=True) as txn:
             quiet_s = settings.read(txn.conn)[1].quiet_s
             return registration.register(txn, records, holder=holder, quiet_s=quiet_s)
 
@@ -110,7 +111,7 @@ class IndexWriter:
 
     def aside(self, record: AsideRecord, now: float, *, holder: str = "") -> None:
         """Write down a conflict or a quarantined object. Raises as :meth:`register`."""
-        with _refusals(), self.transaction(now) as txn:
+        with _refusals(), self.transaction(now, durable=True) as txn:
             registration.aside(txn, record, holder=holder)
 
     def hint_complete(self, study_uids: Iterable[str], now: float) -> None:

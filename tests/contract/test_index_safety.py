@@ -124,3 +124,21 @@ class TestRelocate:
         assert copies == {"image1": (1, 526_000), "image2": (1, 527_000)}
         assert study["prepare_due_s"] > T
         assert writer.register([again], T)[0].outcome is Outcome.STORED
+
+
+class TestDurable:
+    def test_registrations_and_asides_are_flushed_before_they_are_answered(
+        self, engine: sa.Engine, writer: IndexWriter
+    ) -> None:
+        """An edge removes its marker on the answer: nothing else would find the object then."""
+        levels: list[int] = []
+
+        def see(conn: sa.Connection) -> None:
+            levels.append(conn.exec_driver_sql("PRAGMA synchronous").scalar_one())
+
+        sa.event.listen(engine, "commit", see)
+        writer.register([instance_record()], T)
+        writer.aside(AsideRecord(Outcome.QUARANTINED, "image1", "q/1", 5, "bad", "AE", T), T)
+        writer.touched(["1.2.3"], T)
+        full, normal = 2, 1
+        assert levels == [full, full, normal]
