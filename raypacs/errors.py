@@ -98,6 +98,12 @@ class MasterUnavailable(RaypacsError, ConnectionError):
     hint = "the master restarts by itself within seconds; `raypacs status` shows when it is back"
 
 
+class IndexUnavailable(MasterUnavailable):
+    """The database under the index does not work just now: disk full, locked, not reachable."""
+
+    hint = "free space under the index, or see why its database does not answer; nothing is lost"
+
+
 class NodeNotRunning(RaypacsError, ConnectionError):
     """No node answers where one was expected."""
 

@@ -24,7 +24,7 @@ from raypacs.cluster.lease_keeper import LeaseKeeper
 from raypacs.cluster.master import MasterHandle
 from raypacs.cluster.tasks import TaskFailure, prepare_chunk, publish_series, warm_up
 from raypacs.config import Bootstrap, CompressionRule, Settings
-from raypacs.errors import MasterUnavailable, RaypacsError, StaleLease
+from raypacs.errors import RaypacsError, StaleLease
 from raypacs.index.reader import IndexReader
 from raypacs.records import Lease, PreparedSeries, StoredInstance, WorkResult
 from raypacs.work import prepare
@@ -47,15 +47,19 @@ class Dispatcher:
         self._stopping = threading.Event()
         self._running: dict[int, threading.Thread] = {}
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._lease_for_ever, daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> int:
-        """Warm up one worker per core, begin to lease; return this process's pid."""
-        if not self._thread.is_alive():
-            plain = self._bootstrap.model_dump(mode="json")
-            ray.get([warm_up.remote(plain) for _ in range(self._cores)])
+        """Warm up one worker per core, begin to lease, again if that ended; return the pid."""
+        if self._thread is None or not self._thread.is_alive():
+            self._warm_up()
+            self._thread = threading.Thread(target=self._lease_for_ever, daemon=True)
             self._thread.start()
         return os.getpid()
+
+    def _warm_up(self) -> None:
+        plain = self._bootstrap.model_dump(mode="json")
+        ray.get([warm_up.remote(plain) for _ in range(self._cores)])
 
     def stop(self, timeout_s: float = 30.0) -> int:
         """Take nothing new, wait for what runs (then leave it to its lease); return what is left.
@@ -72,7 +76,7 @@ class Dispatcher:
         while not self._stopping.is_set():
             try:
                 leased = self._lease_once()
-            except (MasterUnavailable, StaleLease) as exc:
+            except (RaypacsError, RayError, OSError) as exc:
                 _log.warning("no lease", extra={"why": str(exc)})
                 leased = False
             if not leased:

@@ -60,7 +60,10 @@ class MasterActor:
         self._ticking: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
-        """Begin ticking (idempotent); return this process's pid."""
+        """Begin ticking, again if it ended (idempotent); return this process's pid."""
+        if self._ticking is not None and self._ticking.done() and not self._ticking.cancelled():
+            _log.error("ticking ended", exc_info=self._ticking.exception())
+            self._ticking = None
         if self._ticking is None:
             self._ticking = asyncio.get_running_loop().create_task(self._tick_for_ever())
         return os.getpid()

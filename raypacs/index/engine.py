@@ -1,7 +1,7 @@
 """Engines: how a process connects to the index, and the schema's migration.
 
 SQLite runs in WAL mode: many readers beside the one writer. ``synchronous=NORMAL`` keeps the file
-whole after a power loss and may lose the last commits, which receiving and the queue repeat;
+whole after a power loss and may lose the last commits, which the queue repeats;
 what must not be lost commits with FULL (``writer.IndexWriter``).
 """
 
@@ -21,7 +21,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
 
-from raypacs.errors import MasterUnavailable
+from raypacs.errors import IndexUnavailable, MasterUnavailable
 
 Item = TypeVar("Item")
 
@@ -29,6 +29,12 @@ BUSY_TIMEOUT_S = 30.0
 _MIGRATIONS = Path(__file__).parent / "migrations"
 # Variables in one statement: SQLite allows 32,766.
 _IN_LIST = 500
+_WRONG_STATEMENT = (
+    sa.exc.DataError,
+    sa.exc.IntegrityError,
+    sa.exc.NotSupportedError,
+    sa.exc.ProgrammingError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,8 @@ class Txn:
 def open_engine(url: str, *, read_only: bool = False) -> sa.Engine:
     """Return an engine for ``url``; a read-only one refuses writes and never creates the database.
 
-    Values read from JSON columns may be shared between rows: treat them as constants.
+    Values read from JSON columns may be shared between rows: treat them as constants. Whatever is
+    run on it raises IndexUnavailable where the database itself does not work.
 
     Raises:
         MasterUnavailable: read-only, and the SQLite file does not exist (on connecting).
@@ -55,7 +62,9 @@ def open_engine(url: str, *, read_only: bool = False) -> sa.Engine:
     parsed = sa.make_url(url)
     if parsed.get_backend_name() != "sqlite":
         execution = {"postgresql_readonly": True} if read_only else {}
-        return sa.create_engine(url, pool_pre_ping=True, execution_options=execution, **options)
+        return _telling(
+            sa.create_engine(url, pool_pre_ping=True, execution_options=execution, **options)
+        )
     path = Path(parsed.database or "")
     if not read_only:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +73,26 @@ def open_engine(url: str, *, read_only: bool = False) -> sa.Engine:
     )
     begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
     sa.event.listen(engine, "begin", lambda conn: conn.exec_driver_sql(begin))
+    return _telling(engine)
+
+
+def _telling(engine: sa.Engine) -> sa.Engine:
+    sa.event.listen(engine, "handle_error", _as_unavailable, retval=True)
     return engine
+
+
+def _as_unavailable(context: sa.engine.ExceptionContext) -> BaseException | None:
+    """Return what a failing database is called here; None for a statement that is wrong.
+
+    The statement and its values, which may be a patient's, are left behind.
+    """
+    error = context.sqlalchemy_exception
+    if not isinstance(error, sa.exc.DatabaseError | sa.exc.InterfaceError):
+        return None
+    if isinstance(error, _WRONG_STATEMENT):
+        return None
+    why = str(context.original_exception).partition("\n")[0]
+    return IndexUnavailable(f"the index does not work: {why}")
 
 
 def _connect_sqlite(path: Path, read_only: bool) -> sqlite3.Connection:

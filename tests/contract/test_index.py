@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from alembic.migration import MigrationContext
 from raypacs.config import Settings, TierSettings
 from raypacs.errors import (
     ConfigError,
+    IndexUnavailable,
     InvalidQuery,
     MasterUnavailable,
     NotFound,
@@ -94,7 +97,7 @@ class TestSchema:
 
     def test_a_reader_cannot_write_nor_create(self, index: Index, tmp_path: Path) -> None:
         engine = open_engine(index.url, read_only=True)
-        with engine.connect() as conn, pytest.raises(sa.exc.OperationalError):
+        with engine.connect() as conn, pytest.raises(IndexUnavailable, match="readonly"):
             conn.execute(sa.delete(work_items))
         engine.dispose()
         missing = tmp_path / "none.sqlite"
@@ -109,6 +112,39 @@ class TestSchema:
             txn.conn.execute(sa.insert(work_items).values(item))
         with pytest.raises(sa.exc.IntegrityError), index.writer.transaction(T) as txn:
             txn.conn.execute(sa.insert(work_items).values(item))
+
+
+class TestUnavailable:
+    def test_a_full_disk_is_told_without_values_and_passes(self, index: Index) -> None:
+        index.received()
+        with index.engine.connect() as conn:
+            raw = conn.connection.driver_connection
+            raw.execute("PRAGMA max_page_count=1")  # as much as there is by now
+        with pytest.raises(IndexUnavailable, match="full") as caught:
+            index.received(count=500, now=T + 1)
+        assert "Doe" not in "".join(traceback.format_exception(caught.value))
+        assert isinstance(caught.value, OSError)
+        assert pickle.loads(pickle.dumps(caught.value)).hint == caught.value.hint
+        raw.execute("PRAGMA max_page_count=1000000")
+        index.received(count=500, now=T + 2)
+        assert index.reader.study("1.2.3")["instance_count"] == 503
+        assert index.balanced()
+
+    def test_a_locked_database_is_told(self, index: Index) -> None:
+        with index.engine.connect() as conn:
+            conn.connection.driver_connection.execute("PRAGMA busy_timeout=1")
+        other = open_engine(index.url)
+        with other.begin(), pytest.raises(IndexUnavailable, match="locked"):
+            index.writer.enqueue_due(T)
+        other.dispose()
+        assert index.writer.enqueue_due(T) == 0
+
+    def test_a_damaged_or_missing_database_is_told_by_readers(self, tmp_path: Path) -> None:
+        (tmp_path / "index.sqlite").write_bytes(b"no database " * 1000)
+        reader = IndexReader(f"sqlite:///{tmp_path / 'index.sqlite'}")
+        with pytest.raises(IndexUnavailable):
+            reader.unprepared("1.2.3")
+        reader.close()
 
 
 class TestEpoch:
