@@ -83,7 +83,9 @@ class FakeNode:
             rows = [row for row in rows if all(row.get(k) == v for k, v in query.items())]
             return 200, rows[offset : offset + limit]
         if path == "/api/v1/queue":
-            items = [{"study_uid": "1.2", "state": "FAILED", "error": "no room"}]
+            uids = sorted({study for study, _ in self.study_of.values()})
+            items = [{"study_uid": uid, "state": "FAILED", "error": "no room"} for uid in uids]
+            items.append({"study_uid": "9.9", "state": "FAILED", "error": "deleted since"})
             return 200, items if self.failed else []
         if path.startswith("/api/v1/studies/"):
             return self._study(method, path.rsplit("/", 1)[1])

@@ -71,7 +71,7 @@ def export(
 @app.command()
 def apply(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="Settings as TOML, as exported.")],
+    file: Annotated[Path, typer.Argument(help="Settings as TOML or JSON, as exported.")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would change.")
     ] = False,
@@ -102,18 +102,29 @@ def read_settings(path: Path) -> tuple[int | None, Settings]:
     """Read a settings file and the version it was exported from, if it says so.
 
     Raises:
-        ConfigError: unreadable, not TOML, an unknown key or a bad value.
+        ConfigError: unreadable, neither TOML nor JSON, an unknown key or a bad value.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        # No TOML document begins with a brace.
+        values = _from_json(text) if text.lstrip().startswith("{") else tomllib.loads(text)
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror}") from exc
+    except json.JSONDecodeError as exc:
+        raise ConfigError(f"{path}: not valid JSON: {exc}") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: not valid TOML: {exc}") from exc
     version = values.pop(_VERSION_KEY, None)
     if version is not None and (not isinstance(version, int) or isinstance(version, bool)):
         raise ConfigError(f"{path}: version: not a whole number")
     return version, parse(Settings, values, str(path))
+
+
+def _from_json(text: str) -> dict[str, Any]:
+    """Return settings and version side by side, as in TOML; `export --json` has them apart."""
+    values: dict[str, Any] = json.loads(text)
+    settings = values.pop("settings", None)
+    return {**values, **settings} if isinstance(settings, dict) else values
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

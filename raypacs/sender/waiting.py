@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from raypacs.client import Client
-from raypacs.errors import MasterUnavailable, RaypacsError
+from raypacs.errors import MasterUnavailable, NotFound, RaypacsError
 
 POLL_S = 0.5
 FAILED = "failed"
 _SETTLED_POLLS = 10
+_MOST_ITEMS = "10000"  # the most that a node lists at once
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def look(client: Client, study_uids: Collection[str] | None = None) -> Prepared:
         return _sum([_study(client, uid) for uid in study_uids])
     told = client.status()
     counts = told["instances"]
-    failed = _failed_items(client) if told["studies"].get(FAILED) else {}
+    failed = _failed_studies(client, int(told["studies"].get(FAILED) or 0))
     return Prepared(counts["received"], counts["prepared"], tuple(failed), _reasons(failed))
 
 
@@ -124,8 +125,28 @@ def _sum(states: list[Prepared]) -> Prepared:
     )
 
 
+def _failed_studies(client: Client, count: int) -> dict[str, str]:
+    """Return the ``count`` studies that are failed now, and why.
+
+    A failed item alone says nothing: its study may be deleted, or prepared by a later one.
+    """
+    found: dict[str, str] = {}
+    if not count:
+        return found
+    for study_uid, why in _failed_items(client).items():
+        try:
+            row = client.study(study_uid)["study"]
+        except NotFound:
+            continue
+        if row.get("state") == FAILED:
+            found[study_uid] = why
+            if len(found) == count:
+                break
+    return found
+
+
 def _failed_items(client: Client, **filters: str) -> dict[str, str]:
-    items = client.queue(state="FAILED", **filters)
+    items = client.queue(state="FAILED", limit=_MOST_ITEMS, **filters)
     return {item["study_uid"]: item.get("error", "") for item in reversed(items)}
 
 

@@ -250,6 +250,21 @@ def test_wait_ends_when_prepared_or_failed_or_too_late(
     node.failed = True
     ran = run("wait", "--prepared", "--json")
     assert (ran.code, ran.json["reasons"]) == (1, ["no room"])
+    assert ran.json["failed"] == [uid]
+
+
+def test_wait_names_no_study_whose_failure_was_made_good(
+    run: Run, node: FakeNode, series: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("ingest", series)
+    node.failed = True
+    monkeypatch.setattr(
+        node, "_row", lambda uid: {"state": "prepared", "instance_count": 12, "prepared_count": 12}
+    )
+    assert run("wait", "--prepared", "--json").json["failed"] == []
+
+
+def test_wait_needs_to_know_for_what(run: Run) -> None:
     assert run("wait").code == 2
 
 
@@ -279,6 +294,24 @@ def test_settings_travel_out_and_in(run: Run, node: FakeNode, tmp_path: Path) ->
     stale = run("config", "apply", path)
     assert stale.code == 1
     assert "somebody else" in stale.err
+
+
+def test_settings_travel_as_json_as_well(run: Run, node: FakeNode, tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(run("config", "export", "--json").out)
+    assert run("config", "apply", path, "--json").json["applied"] is False
+    changed = json.loads(path.read_text())
+    changed["settings"]["quiet_s"] = 9.0
+    path.write_text(json.dumps(changed, indent=2))
+    assert run("config", "apply", path, "--json").json["version"] == 2
+    assert node.settings["quiet_s"] == 9.0
+    changed["settings"]["quiet_s"] = 8.0
+    path.write_text(json.dumps(changed))
+    assert "somebody else" in run("config", "apply", path).err  # version 1 is not current
+    path.write_text(json.dumps(changed["settings"]))  # settings alone, without a version
+    assert run("config", "apply", path, "--json").json["version"] == 3
+    path.write_text("{")
+    assert "not valid JSON" in run("config", "apply", path).err
 
 
 def test_wrong_settings_are_refused_before_they_are_sent(
