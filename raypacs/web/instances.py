@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pydicom
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian
 
 from raypacs import dicom
@@ -119,7 +120,7 @@ class Instances:
     def _converted(self, place: Place) -> Iterator[bytes]:
         """Rewrite another uncompressed syntax by pydicom; words are byte-swapped if need be."""
         with self.frames.original(place) as stream:
-            dataset = pydicom.dcmread(stream, force=True)
+            dataset = _read(stream, stop_before_pixels=False)
         try:
             if dataset.original_encoding[1] is False:
                 _swap_words(dataset, place.stored.record.bits_allocated)
@@ -138,7 +139,7 @@ class Instances:
         """Decode frame by frame. All are decoded before the first piece: none may fail later."""
         record = place.stored.record
         with self.frames.original(place) as stream:
-            dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+            dataset = _read(stream, stop_before_pixels=True)
             trailer = _trailer(stream, record.pixel_offset_bytes)
         first = self.frames.array(place, 1)
         size = len(first.native_bytes()) * place.frames
@@ -179,6 +180,14 @@ def _relabelled(pieces: Iterator[bytes], transfer_syntax_uid: str) -> Iterator[b
         first = head + first[meta.dataset_offset :]
     yield first
     yield from pieces
+
+
+def _read(stream: io.BufferedIOBase, *, stop_before_pixels: bool) -> pydicom.Dataset:
+    """Parse a Part 10 file. Raises MalformedInstance, so that others can still be sent."""
+    try:
+        return pydicom.dcmread(stream, stop_before_pixels=stop_before_pixels, force=True)
+    except (InvalidDicomError, EOFError, ValueError, NotImplementedError) as exc:
+        raise MalformedInstance(f"cannot be read: {exc}") from exc
 
 
 def _swap_words(dataset: pydicom.Dataset, bits_allocated: int) -> None:
