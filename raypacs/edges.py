@@ -66,6 +66,7 @@ def make_intake(
         register=lambda records: list(call("register", records, holder)),
         aside=lambda record: call("aside", record, holder),
         grant=lambda tier, size_bytes: int(call("grant", tier, holder, size_bytes)),
+        aside_known=reader.aside_known,
     )
     return Intake(
         [tier for tier in open_tiers(settings, "image") if not tier.settings.read_only],

@@ -6,6 +6,7 @@ Image tier::
     conflicts/{Study}/{SOP}.{token}.dcm            same SOP Instance UID, different bytes
     quarantine/{yyyymmdd}/{token}.dcm (+ .json)    malformed, with its reason
     intake/{boot}.{Study}                          marker: this process may hold unregistered ones
+    intake/{boot}.quarantine-{yyyymmdd}            the same for a day's quarantine
 
 Web tier::
 
@@ -69,9 +70,29 @@ def quarantine(received_at_s: float, token: str) -> str:
     return f"quarantine/{day}/{token}.dcm"
 
 
-def intake_marker(boot: str, study_uid: str) -> str:
-    """Marker that process ``boot`` may hold durable, unregistered objects of the study."""
-    return f"intake/{boot}.{study_uid}"
+def quarantine_reason(path: str) -> str:
+    """Path of the reason beside a quarantined object."""
+    return path.removesuffix(".dcm") + ".json"
+
+
+def marked_by(path: str) -> str:
+    """Return what a marker names for an object kept aside: its study, or a day's quarantine."""
+    kind, where = path.split("/")[:2]
+    return where if kind == "conflicts" else f"{kind}-{where}"
+
+
+def aside_prefix(marked: str) -> str:
+    """Folder of the objects kept aside that :func:`marked_by` names."""
+    kind, dash, day = marked.partition("-")
+    return f"{kind}/{day}/" if dash else f"conflicts/{marked}/"
+
+
+def intake_marker(boot: str, marked: str) -> str:
+    """Marker that process ``boot`` may hold durable, unregistered objects of ``marked``.
+
+    That is a study, or a day's quarantine (:func:`marked_by`).
+    """
+    return f"intake/{boot}.{marked}"
 
 
 def pack(study_uid: str, series_uid: str, token: str) -> str:

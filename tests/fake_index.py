@@ -51,7 +51,10 @@ class FakeIndex:
         return Outcome.KNOWN if same else Outcome.CONFLICT
 
     def aside(self, record: AsideRecord) -> None:
-        self.asides.append(record)
+        if self.down:
+            raise MasterUnavailable("no master")
+        if record.path not in {aside.path for aside in self.asides}:
+            self.asides.append(record)
 
     def grant(self, tier: str, size_bytes: int) -> int:
         if tier not in self.room_bytes:
@@ -60,8 +63,11 @@ class FakeIndex:
         self.room_bytes[tier] -= granted
         return granted
 
+    def aside_known(self, sop_instance_uid: str, sha256: str) -> bool:
+        return (sop_instance_uid, sha256) in {(a.sop_instance_uid, a.sha256) for a in self.asides}
+
     def ports(self) -> IntakePorts:
-        return IntakePorts(self.known, self.register, self.aside, self.grant)
+        return IntakePorts(self.known, self.register, self.aside, self.grant, self.aside_known)
 
 
 def image_tier(folder: Path, name: str = "image1") -> Tier:

@@ -191,6 +191,14 @@ class IndexReader:
                 for row in conn.execute(query).mappings()
             ]
 
+    def aside_known(self, sop_instance_uid: str, sha256: str) -> bool:
+        """Whether an object with this UID ('' where it has none) and hash is kept aside."""
+        query = sa.select(asides.c.aside_id).where(
+            asides.c.sop_instance_uid == sop_instance_uid, asides.c.sha256 == sha256
+        )
+        with self._engine.connect() as conn:
+            return conn.execute(query.limit(1)).first() is not None
+
     def queue(
         self, filters: Mapping[str, str] | None = None, *, limit: int = 1000, offset: int = 0
     ) -> list[dict[str, Any]]:

@@ -187,6 +187,7 @@ asides = sa.Table(
     _text("sha256"),
     sa.Index("ux_asides_place", "tier", "path", unique=True),
     sa.Index("ix_asides_study", "study_uid"),
+    sa.Index("ix_asides_content", "sop_instance_uid", "sha256"),
 )
 
 _WAITING = sa.text("state IN ('SCHEDULED', 'SCHEDULED FOR RETRY')")

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from raypacs.config import Settings
-from raypacs.errors import IndexRefused, MasterUnavailable, RaypacsError, StaleEpoch
+from raypacs.errors import IndexRefused, RaypacsError, StaleEpoch
 from raypacs.index import audit, deletion, ledger, nodes, queue, registration, relocation, settings
 from raypacs.index.audit import OutboxRow
 from raypacs.index.deletion import DeleteIntent
@@ -97,7 +97,7 @@ class IndexWriter:
 
         Raises:
             IndexRefused: one of the records cannot be written; none was.
-            MasterUnavailable: the database takes no writes just now.
+            IndexUnavailable: the database takes no writes just now.
         """
         with _refusals(), self.transaction(now, durable=True) as txn:
             quiet_s = settings.read(txn.conn)[1].quiet_s
@@ -305,8 +305,6 @@ def _refusals() -> Iterator[None]:
         yield
     except RaypacsError:
         raise
-    except sa.exc.OperationalError as exc:  # locked, disk full, connection lost
-        raise MasterUnavailable(f"the index takes no writes: {type(exc.orig).__name__}") from None
     except (sa.exc.SQLAlchemyError, OverflowError, ValueError, TypeError) as exc:
         raise IndexRefused(f"the index cannot hold it: {type(exc).__name__}") from None
 

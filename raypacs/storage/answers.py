@@ -20,13 +20,15 @@ class IntakePorts:
     """What the intake asks of the index, as plain callables.
 
     ``known`` answers (sha256, transfer syntax UID, path) of the served instance or None.
-    ``register`` is idempotent. ``grant`` answers the bytes granted of a tier, 0 when it is full.
+    ``register`` and ``aside`` are idempotent. ``grant`` answers the bytes granted of a tier, 0
+    when it is full. ``aside_known`` says if bytes (SOP Instance UID, sha256) are kept aside.
     """
 
     known: Callable[[str], tuple[str, str, str] | None]
     register: Callable[[list[InstanceRecord]], list[Registered]]
     aside: Callable[[AsideRecord], None]
     grant: Callable[[str, int], int]
+    aside_known: Callable[[str, str], bool] = lambda sop_instance_uid, sha256: False
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ class Intake:
         self._room = Allotments(ports.grant, settings.allotment_bytes)
         self._markers = Markers(tiers, boot)
         self._tiers = ImageTiers(tiers, self._room, self._markers)
-        self._aside = Aside(self._tiers, ports.aside)
+        self._aside = Aside(self._tiers, ports, self._markers.leave)
         self._registrar = Registrar(
             partial(enrol, ports),
             self._registered,
@@ -182,9 +182,10 @@ class Intake:
     def close(self, timeout_s: float = 10.0) -> bool:
         """Register what is left and stop; False if something stays for :meth:`recover`."""
         flushed = self._registrar.close(timeout_s)
+        self._aside.report()
         if flushed:
             self._markers.sweep(idle_s=0)
-        return flushed
+        return flushed and not self._aside.unreported()
 
     def recover(self, live_boots: Collection[str]) -> int:
         """Register what earlier process runs left durable but unregistered; return how many.
@@ -289,6 +290,7 @@ class Intake:
         self._claims.release(record.sop_instance_uid)
 
     def _background(self) -> None:
+        self._aside.report()
         self._markers.sweep()
         try:
             self._room.refill()

@@ -9,12 +9,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
 from raypacs import layout
-from raypacs.dicom import describe, split_part10
+from raypacs.dicom import Part10, describe, split_part10
 from raypacs.errors import (
     AlreadyExists,
+    IndexRefused,
     MalformedInstance,
     NotFound,
     TierFull,
@@ -22,6 +24,7 @@ from raypacs.errors import (
 )
 from raypacs.records import AsideRecord, InstanceRecord, Outcome
 from raypacs.storage import registrar
+from raypacs.storage.aside import CONFLICT_REASON
 from raypacs.storage.registrar import enrol
 from raypacs.storage.tier import ObjectInfo, Tier
 
@@ -48,13 +51,14 @@ def recover(tier: Tier, ports: Ports, lost: Callable[[str], bool]) -> int:
     """
     registered = 0
     for marker in list(tier.walk("intake/")):
-        boot, _, study_uid = marker.path.removeprefix("intake/").partition(".")
+        boot, _, marked = marker.path.removeprefix("intake/").partition(".")
         if not lost(boot):
             continue
-        study = _Study(tier, ports, study_uid)
-        for batch in _batches(study.unregistered()):
+        found = _Marked(tier, ports, marked)
+        for batch in _batches(found.unregistered()):
             registered += _register(tier, ports, batch)
-        if not study.whole:
+        found.report_asides()
+        if not found.whole:
             continue
         try:
             tier.delete(marker.path)
@@ -67,18 +71,18 @@ def recover(tier: Tier, ports: Ports, lost: Callable[[str], bool]) -> int:
     return registered
 
 
-class _Study:
-    """One marked study; ``whole`` is False when some of it could not be read."""
+class _Marked:
+    """A marked study or day of quarantine; ``whole`` is False when some could not be read."""
 
-    def __init__(self, tier: Tier, ports: Ports, study_uid: str) -> None:
+    def __init__(self, tier: Tier, ports: Ports, marked: str) -> None:
         self._tier = tier
         self._ports = ports
-        self._study_uid = study_uid
+        self._marked = marked
         self.whole = True
 
     def unregistered(self) -> Iterator[InstanceRecord]:
         """Yield the records of files that the index does not serve."""
-        for info in self._tier.walk(layout.study_prefix(self._study_uid)):
+        for info in self._tier.walk(layout.study_prefix(self._marked)):
             known = self._ports.known(_sop_uid(info.path))
             if known is not None and known[2] == info.path:
                 continue
@@ -90,6 +94,20 @@ class _Study:
                 continue  # deleted while we walk
             except TierUnavailable as exc:
                 self._leave(info, exc)
+
+    def report_asides(self) -> None:
+        """Report objects kept aside; the index takes each place only once."""
+        for info in self._tier.walk(layout.aside_prefix(self._marked)):
+            if not info.path.endswith(".dcm"):
+                continue
+            try:
+                self._ports.aside(_describe_aside(self._tier, info))
+            except NotFound:
+                continue
+            except TierUnavailable as exc:
+                self._leave(info, exc)
+            except IndexRefused as exc:
+                LOG.error("cannot be reported: %s", exc, extra={"path": info.path})
 
     def _leave(self, info: ObjectInfo, exc: TierUnavailable) -> None:
         LOG.error("not recovered: %s", exc, extra={"tier": self._tier.name, "path": info.path})
@@ -108,7 +126,7 @@ class _Study:
         try:
             self._tier.put_durable(path, data)
             told = {"reason": reason, "found_at": info.path, "size_bytes": info.size_bytes}
-            self._tier.put_durable(path.removesuffix(".dcm") + ".json", json.dumps(told).encode())
+            self._tier.put_durable(layout.quarantine_reason(path), json.dumps(told).encode())
         except (TierFull, TierUnavailable, AlreadyExists) as exc:
             LOG.warning("a malformed object stays where it is: %s", exc)
             if not self._tier.exists(path):
@@ -147,6 +165,44 @@ def _describe(tier: Tier, info: ObjectInfo) -> InstanceRecord:
         sha256=hashlib.sha256(memoryview(data)[part10.dataset_offset :]).hexdigest(),
         source=part10.source_ae,
         received_at_s=info.modified_s,
+    )
+
+
+def _describe_aside(tier: Tier, info: ObjectInfo) -> AsideRecord:
+    """Describe an object kept aside from its path, its bytes and the reason beside it."""
+    data = tier.read(info.path)
+    try:
+        part10 = split_part10(data)
+    except MalformedInstance:
+        part10 = Part10("", "", "", 0)
+    record = AsideRecord(
+        outcome=Outcome.QUARANTINED,
+        tier=tier.name,
+        path=info.path,
+        size_bytes=info.size_bytes,
+        reason="found after a crash, its reason was not written",
+        source=part10.source_ae or "recovery",
+        received_at_s=info.modified_s,
+        sha256=hashlib.sha256(memoryview(data)[part10.dataset_offset :]).hexdigest(),
+    )
+    if info.path.startswith("conflicts/"):
+        return replace(
+            record,
+            outcome=Outcome.CONFLICT,
+            reason=CONFLICT_REASON,
+            study_uid=layout.marked_by(info.path),
+            sop_instance_uid=_sop_uid(info.path),
+        )
+    try:
+        told = dict(json.loads(tier.read(layout.quarantine_reason(info.path))))
+    except (NotFound, ValueError, TypeError):
+        return record
+    return replace(
+        record,
+        reason=str(told.get("reason", record.reason)),
+        source=str(told.get("source", record.source)),
+        sop_instance_uid=str(told.get("sop_instance_uid", "")),
+        sha256=str(told.get("sha256", record.sha256)),
     )
 
 

@@ -142,3 +142,12 @@ class TestDurable:
         writer.touched(["1.2.3"], T)
         full, normal = 2, 1
         assert levels == [full, full, normal]
+
+
+def test_asides_are_recognised_by_content(writer: IndexWriter, reader: IndexReader) -> None:
+    aside = AsideRecord(
+        Outcome.CONFLICT, "image1", "c/1", 5, "x", "AE", T, "1.2", "1.2.3", sha256="ab"
+    )
+    writer.aside(aside, T)
+    asked = [("1.2.3", "ab"), ("1.2.3", "cd"), ("", "ab")]
+    assert [reader.aside_known(*one) for one in asked] == [True, False, False]

@@ -138,3 +138,72 @@ class TestDeletedStudy:
         index.down = False
         assert intake.close()
         assert files(tmp_path, "studies/") == [index.instances["1.2.3.1"].path]
+
+
+class TestAside:
+    OTHER = data_set(pixels=b"\xff\x0f" * 32)
+
+    def test_what_could_not_be_reported_is_reported_later_and_kept_once(
+        self, tmp_path: Path, index: FakeIndex
+    ) -> None:
+        intake = make_intake(tmp_path, index)
+        store(intake, data_set())
+        assert intake.flush(5)
+        index.down = True
+        for dataset, outcome in (
+            (self.OTHER, Outcome.CONFLICT),
+            (b"malformed", Outcome.QUARANTINED),
+        ) * 2:
+            assert store(intake, dataset).outcome is outcome
+        assert index.asides == []
+        index.down = False
+        assert intake.close()
+        assert sorted(aside.outcome for aside in index.asides) == ["conflict", "quarantined"]
+        assert [path for path in files(tmp_path) if path.endswith(".dcm")] == sorted(
+            [aside.path for aside in index.asides] + [index.instances["1.2.3.1"].path]
+        )
+        assert files(tmp_path, "intake/") == []
+
+    def test_recovery_reports_what_a_killed_process_could_not(
+        self, tmp_path: Path, index: FakeIndex
+    ) -> None:
+        killed(tmp_path, data_set(), self.OTHER, b"malformed")
+        after = make_intake(tmp_path, index, boot="boot2")
+        assert after.recover_lost({"boot1"}) == 1
+        found = {aside.outcome: aside for aside in index.asides}
+        assert set(found) == {Outcome.CONFLICT, Outcome.QUARANTINED}
+        conflict = found[Outcome.CONFLICT]
+        assert (conflict.study_uid, conflict.sop_instance_uid) == ("1.2.3.100", "1.2.3.1")
+        assert "has no valid VR" in found[Outcome.QUARANTINED].reason
+        assert {aside.source for aside in index.asides} == {"SCANNER"}
+        before = files(tmp_path)
+        assert store(after, self.OTHER).outcome is Outcome.CONFLICT
+        assert store(after, b"malformed").outcome is Outcome.QUARANTINED
+        assert files(tmp_path) == before  # recognised by what recovery reported
+        assert not any(path.startswith("intake/") for path in before)
+        after.close()
+
+    def test_the_same_conflict_after_a_deletion_has_another_path(
+        self, tmp_path: Path, index: FakeIndex
+    ) -> None:
+        """Else the intent for the first one would delete the second."""
+        intake = make_intake(tmp_path, index)
+        store(intake, data_set())
+        store(intake, self.OTHER)
+        (first,) = index.asides
+        index.asides.clear()  # the study was deleted; the bytes go within the grace period
+        store(intake, self.OTHER)
+        (second,) = index.asides
+        assert first.path != second.path
+        assert image_tier(tmp_path / "image").read(second.path).endswith(self.OTHER)
+        intake.close()
+
+    def test_unreported_ones_are_bounded(
+        self, tmp_path: Path, index: FakeIndex, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("raypacs.storage.aside._MOST_UNREPORTED", 2)
+        index.down = True
+        intake = make_intake(tmp_path, index)
+        outcomes = [store(intake, b"malformed%d" % n).outcome for n in range(3)]
+        assert outcomes == [Outcome.QUARANTINED] * 2 + [Outcome.REFUSED]
+        assert not intake.close(0.01)

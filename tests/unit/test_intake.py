@@ -147,7 +147,7 @@ def test_not_even_part10_is_quarantined_as_sent(tmp_path: Path, index: FakeIndex
     intake = make_intake(tmp_path, index)
     answer = intake.store_part10(b"hello", source="stow")
     assert (answer.outcome, answer.status) == (Outcome.QUARANTINED, 0xC000)
-    assert image_tier(tmp_path / "image").read(files(tmp_path)[0]) == b"hello"
+    assert image_tier(tmp_path / "image").read(files(tmp_path, "quarantine/")[0]) == b"hello"
     intake.close()
 
 
