@@ -24,7 +24,7 @@ from raypacs.cluster.lease_keeper import LeaseKeeper
 from raypacs.cluster.master import MasterHandle
 from raypacs.cluster.tasks import TaskFailure, prepare_chunk, publish_series, warm_up
 from raypacs.config import Bootstrap, CompressionRule, Settings
-from raypacs.errors import RaypacsError, StaleLease
+from raypacs.errors import ConfigError, RaypacsError, StaleLease
 from raypacs.index.reader import IndexReader
 from raypacs.records import Lease, PreparedSeries, StoredInstance, WorkResult
 from raypacs.work import prepare
@@ -33,6 +33,7 @@ _log = logging.getLogger("raypacs.cluster.dispatcher")
 IDLE_S = 0.2
 CRASHES_BEFORE_COPY = 2
 RENEWALS = 3  # in the time of one lease
+FULL_FOR_S = 120.0  # how long a tier that refused a write is passed over if another has room
 
 
 class Dispatcher:
@@ -47,6 +48,7 @@ class Dispatcher:
         self._stopping = threading.Event()
         self._running: dict[int, threading.Thread] = {}
         self._lock = threading.Lock()
+        self._full_until: dict[str, float] = {}  # web tier: time.monotonic()
         self._thread: threading.Thread | None = None
 
     def start(self) -> int:
@@ -98,14 +100,38 @@ class Dispatcher:
     def _run(self, lease: Lease) -> None:
         try:
             _, settings = self._master.call("settings")
-            item = PrepareItem(lease, settings, self._reader, self._master, self._cores)
-            item.run(self._stopping)
+            unprepared = self._reader.unprepared(lease.study_uid)
+            need_bytes = sum(stored.record.size_bytes for stored in unprepared)
+            context = prepare.make_context(
+                settings, lease, available_bytes=self._room(), need_bytes=need_bytes
+            )
+            item = PrepareItem(lease, settings, context, self._master, self._cores)
+            result = item.run(unprepared, self._stopping)
+            if result is not None and result.waits:
+                self._full_until[context.web.name] = time.monotonic() + FULL_FOR_S
+        except ConfigError as exc:
+            self._wait(lease, f"waits for a tier: {exc}")
         except (RaypacsError, RayError, OSError) as exc:
             # The lease runs out and the queue's retry decides; nothing of this attempt counts.
             _log.error("item lost", extra={"item": lease.item_id, "why": str(exc)})
         finally:
             with self._lock:
                 self._running.pop(lease.item_id, None)
+
+    def _room(self) -> dict[str, int]:
+        """Return the bytes left on each tier that can be reached and did not just refuse."""
+        now = time.monotonic()
+        return {
+            name: row.available_bytes
+            for name, row in self._reader.ledger().items()
+            if row.reachable and self._full_until.get(name, 0.0) <= now
+        }
+
+    def _wait(self, lease: Lease, why: str) -> None:
+        try:
+            self._master.call("report", lease, WorkResult(error=why, waits=True))
+        except (RaypacsError, RayError) as exc:
+            _log.error("item lost", extra={"item": lease.item_id, "why": str(exc)})
 
 
 class PrepareItem:
@@ -115,22 +141,26 @@ class PrepareItem:
         self,
         lease: Lease,
         settings: Settings,
-        reader: IndexReader,
+        context: prepare.PrepareContext,
         master: MasterHandle,
         cores: int,
     ) -> None:
         self._lease, self._settings = lease, settings
-        self._reader, self._master = reader, master
+        self._context, self._master = context, master
         self._window = 2 * cores
-        self._context = prepare.make_context(settings, lease)
         self._refs: dict[Any, tuple[str, int]] = {}
         self._chunks_out: dict[tuple[str, int], tuple[Any, int]] = {}  # chunk, crashes so far
 
-    def run(self, stopping: threading.Event) -> None:
-        """Prepare what is not prepared yet, publish a pack per series, report."""
+    def run(self, unprepared: list[StoredInstance], stopping: threading.Event) -> WorkResult | None:
+        """Prepare what is not prepared yet, publish a pack per series, report.
+
+        Returns:
+            What was reported; None where the node stopped or the lease was lost.
+        """
+        result = None
         try:
             with LeaseKeeper(self._lease, self._renew, self._settings.lease_s / RENEWALS) as keeper:
-                result = self._prepare(stopping, keeper)
+                result = self._prepare(unprepared, stopping, keeper)
                 if result is not None:
                     self._master.call("report", self._lease, result)
             if result is not None:
@@ -140,10 +170,14 @@ class PrepareItem:
             self._cancel()
             prepare.abandon(self._context, published=True)
             del exc
+            return None
+        return result
 
-    def _prepare(self, stopping: threading.Event, keeper: LeaseKeeper) -> WorkResult | None:
+    def _prepare(
+        self, unprepared: list[StoredInstance], stopping: threading.Event, keeper: LeaseKeeper
+    ) -> WorkResult | None:
         by_series: dict[str, list[StoredInstance]] = {}
-        for stored in self._reader.unprepared(self._lease.study_uid):
+        for stored in unprepared:
             by_series.setdefault(stored.record.series_uid, []).append(stored)
         todo = deque(self._chunks(by_series))
         missing = Counter(series for series, _, _ in todo)

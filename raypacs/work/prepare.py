@@ -14,6 +14,7 @@ import logging
 import struct
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -26,7 +27,7 @@ from raypacs.errors import (
     RaypacsError,
     UnsupportedPixels,
 )
-from raypacs.policy import rules
+from raypacs.policy import placement, rules
 from raypacs.records import InstanceRecord, Lease
 from raypacs.storage.pack_writer import DeflatedBlock
 from raypacs.storage.tier import Buffer, Tier
@@ -72,23 +73,44 @@ _UNFORESEEN = (
 )
 
 
-def make_context(settings: Settings, lease: Lease) -> PrepareContext:
+def make_context(
+    settings: Settings,
+    lease: Lease,
+    *,
+    available_bytes: Mapping[str, int] | None = None,
+    need_bytes: int = 0,
+) -> PrepareContext:
     """Return what the tasks of a leased PREPARE need.
+
+    ``available_bytes`` is the room on each tier that may be written now (None: any has room),
+    ``need_bytes`` what the study takes, roughly. Where no tier has that room, the roomiest is
+    tried: only the tier itself knows.
 
     Raises:
         ConfigError: there is no web tier to write to.
     """
-    webs = [tier for tier in settings.tiers if tier.role == "web" and not tier.read_only]
+    webs = {tier.name: tier for tier in settings.tiers if tier.role == "web" and not tier.read_only}
     if not webs:
         raise ConfigError("no web tier that can be written", hint="add a tier with role 'web'")
+    rooms = [
+        placement.TierRoom(name, "web", tier.order, _room(available_bytes, name, need_bytes))
+        for name, tier in webs.items()
+    ]
+    chosen = placement.choose(rooms, role="web", need_bytes=need_bytes)
+    if chosen is None:
+        chosen = max(rooms, key=lambda room: (room.available_bytes, -room.order)).name
     return PrepareContext(
         study_uid=lease.study_uid,
         token=lease.token,
         tiers=settings.tiers,
-        web=min(webs, key=lambda tier: tier.order),
+        web=webs[chosen],
         compression=settings.compression,
         inline_value_bytes=settings.inline_value_bytes,
     )
+
+
+def _room(available_bytes: Mapping[str, int] | None, name: str, need_bytes: int) -> int:
+    return need_bytes if available_bytes is None else available_bytes.get(name, -1)
 
 
 def prepare_chunk(chunk: Chunk, context: PrepareContext) -> PartResult:

@@ -26,7 +26,7 @@ from pydicom.uid import (
 from stored_series import Store, image, noise, part10
 
 from raypacs.codec import htj2k, registry
-from raypacs.config import CompressionRule, Settings
+from raypacs.config import CompressionRule, Settings, TierSettings
 from raypacs.errors import AlreadyExists, ConfigError, NotFound, TierUnavailable
 from raypacs.records import Lease, PreparedSeries
 from raypacs.work import prepare
@@ -332,6 +332,25 @@ def test_context_of_a_lease(store: Store) -> None:
     assert pickle.loads(pickle.dumps(context)) == context
     with pytest.raises(ConfigError):
         prepare.make_context(Settings(tiers=store.settings[:1]), lease())
+
+
+def test_a_second_web_tier_is_used_when_the_first_is_full(store: Store) -> None:
+    webs = tuple(
+        TierSettings(name=f"web{n}", role="web", url=f"memory://{n}", order=n) for n in (1, 2, 3)
+    )
+    settings = Settings(tiers=(*store.settings[:1], *webs))
+
+    def chosen(**available_bytes: int) -> str:
+        context = prepare.make_context(
+            settings, lease(), available_bytes=available_bytes, need_bytes=100
+        )
+        return context.web.name
+
+    assert chosen(web1=100, web2=500) == "web1"
+    assert chosen(web1=99, web2=100, web3=10**9) == "web2"
+    assert chosen(web2=100) == "web2"  # web1 cannot be reached, or has just refused
+    assert chosen(web1=10, web2=20, web3=20) == "web2"  # too small, roughly: let the tier tell
+    assert chosen(image1=10**9) == "web1"
 
 
 def test_two_attempts_never_meet(store: Store) -> None:
