@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
@@ -29,6 +28,7 @@ from raypacs.storage.folders import (
     translated,
 )
 from raypacs.storage.objects import Buffer, ObjectInfo, as_chunks, checked_path, split_prefix
+from raypacs.storage.used import UsedBytes
 
 _STALE_TEMPORARY_S = 24 * 3600.0
 
@@ -49,8 +49,7 @@ class LocalTier:
         self.role = settings.role
         self.root = unquote(url.path).rstrip("/") or "/"
         self.folders = Folders(self.root, sync)
-        self._lock = threading.Lock()
-        self._used_bytes: int | None = None
+        self.used = UsedBytes(self.name, settings.capacity_bytes, self.walk)
         try:
             os.makedirs(self.root, mode=FOLDER_MODE, exist_ok=True)
         except OSError as exc:
@@ -123,7 +122,7 @@ class LocalTier:
             os.unlink(self.local_path(path))
         except OSError as exc:
             raise self._unavailable(exc, path) from exc
-        self.count(-size)
+        self.used.deleted(path, size)
 
     def walk(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield the objects whose path starts with ``prefix``, in order of names per folder."""
@@ -202,44 +201,30 @@ class LocalTier:
 
     def free_bytes(self) -> int:
         """Bytes that may still be written: never more than the file system has."""
+        free = self._file_system_free()
+        if not self.settings.capacity_bytes:
+            return free
+        return max(0, min(free, self.settings.capacity_bytes - self.used.now()))
+
+    def _file_system_free(self) -> int:
+        """Bytes the file system has left, above the reserve where no capacity is set."""
         try:
             state = os.statvfs(self.root)
         except OSError as exc:
             raise self._unavailable(exc, self.root) from exc
         free = state.f_bavail * state.f_frsize
-        if not self.settings.capacity_bytes:
-            return max(0, free - self.settings.reserve_bytes)
-        return max(0, min(free, self.settings.capacity_bytes - self._used()))
+        return free if self.settings.capacity_bytes else max(0, free - self.settings.reserve_bytes)
 
     def recount_bytes(self) -> int:
-        """Count the bytes of all objects by walking; corrects this process's own count."""
-        used = sum(info.size_bytes for info in self.walk())
-        with self._lock:
-            self._used_bytes = used
-        return used
+        """Count the bytes of all objects by listing; corrects this process's own count."""
+        return self.used.recount()
 
-    def _used(self) -> int:
-        used = self._used_bytes
-        return self.recount_bytes() if used is None else used
-
-    def count(self, size_bytes: int) -> None:
-        """Add to this process's count of used bytes (negative: give back).
-
-        Only kept where a capacity is set. Other processes' writes are the ledger's business: its
-        allotments keep their sum below the capacity; this is the second line.
-
-        Raises:
-            TierFull: the capacity or the reserve would be exceeded; nothing is counted.
-        """
-        if size_bytes > 0 and self.free_bytes() < size_bytes:
+    def take(self, size_bytes: int) -> None:
+        """Count bytes that are about to be written. Raises TierFull; then nothing is counted."""
+        free = self._file_system_free()
+        if size_bytes > 0 and free < size_bytes:
             raise TierFull(f"tier {self.name} is full", tier=self.name, size_bytes=size_bytes)
-        with self._lock:
-            if self._used_bytes is None:
-                return
-            used = self._used_bytes + size_bytes
-            if size_bytes > 0 and 0 < self.settings.capacity_bytes < used:
-                raise TierFull(f"tier {self.name} is full", tier=self.name, size_bytes=size_bytes)
-            self._used_bytes = used
+        self.used.begin(size_bytes)
 
     def _unavailable(self, exc: OSError, path: str) -> NotFound | TierFull | TierUnavailable:
         return translated(exc, self.name, path)
@@ -292,13 +277,12 @@ class LocalWriter:
                 os.unlink(self._hidden, dir_fd=self._folder.fd)
             except FileNotFoundError:
                 pass
-        if not self._committed:
-            self._tier.count(-self._size_bytes)
+        self._tier.used.end(self._path, self._size_bytes, committed=self._committed)
 
     def write(self, data: Buffer) -> int:
         """Append ``data`` (copied to the file system when this returns)."""
         view = memoryview(data).cast("B")
-        self._tier.count(len(view))
+        self._tier.take(len(view))
         self._size_bytes += len(view)
         done = 0
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import tempfile
-import threading
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from types import TracebackType
@@ -22,6 +21,7 @@ from raypacs.storage.objects import (
     checked_path,
     split_prefix,
 )
+from raypacs.storage.used import UsedBytes
 
 # Stores where a finished PUT is durable by their own word. "memory" is the reference of the tests:
 # as durable as its process.
@@ -50,8 +50,7 @@ class FsspecTier:
                 hint="use a mounted folder (file://) or an object store, or the role 'web'",
             )
         self.root = root.rstrip("/")
-        self._lock = threading.Lock()
-        self._used_bytes: int | None = None
+        self.used = UsedBytes(self.name, settings.capacity_bytes, self.walk)
 
     def put_durable(self, path: str, chunks: Iterable[Buffer] | Buffer) -> int:
         """Create ``path``; return its size once the store has confirmed it.
@@ -112,12 +111,13 @@ class FsspecTier:
             self._fs.rm_file(self._full(path))
         except OSError as exc:
             raise self.error(exc, path) from exc
-        self.count(-size)
+        self.used.deleted(path, size)
 
     def walk(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield the objects whose path starts with ``prefix``, in order of their paths."""
         folder, _ = split_prefix(prefix)
         base = f"{self.root}/{folder}" if folder else self.root
+        self._fs.invalidate_cache(base)  # other processes write and delete, too
         try:
             found: dict[str, Any] = self._fs.find(base, detail=True)
         except FileNotFoundError:
@@ -140,28 +140,11 @@ class FsspecTier:
         """Bytes that may still be written."""
         if not self.settings.capacity_bytes:
             return UNLIMITED_BYTES
-        used = self._used_bytes
-        used = self.recount_bytes() if used is None else used
-        return max(0, self.settings.capacity_bytes - used)
+        return max(0, self.settings.capacity_bytes - self.used.now())
 
     def recount_bytes(self) -> int:
         """Count the bytes of all objects by listing; corrects this process's own count."""
-        used = sum(info.size_bytes for info in self.walk())
-        with self._lock:
-            self._used_bytes = used
-        return used
-
-    def count(self, size_bytes: int) -> None:
-        """Add to this process's count of used bytes. Raises TierFull beyond the capacity."""
-        if size_bytes > 0 and self.free_bytes() < size_bytes:
-            raise TierFull(f"tier {self.name} is full", tier=self.name, size_bytes=size_bytes)
-        with self._lock:
-            if self._used_bytes is None:
-                return
-            used = self._used_bytes + size_bytes
-            if size_bytes > 0 and 0 < self.settings.capacity_bytes < used:
-                raise TierFull(f"tier {self.name} is full", tier=self.name, size_bytes=size_bytes)
-            self._used_bytes = used
+        return self.used.recount()
 
     def upload(self, path: str, spool: tempfile.SpooledTemporaryFile[bytes], size: int) -> None:
         """Store the spooled bytes under ``path``, which must not exist."""
@@ -225,13 +208,12 @@ class RemoteWriter:
         trace: TracebackType | None,
     ) -> None:
         self._spool.close()
-        if not self._committed:
-            self._tier.count(-self._size_bytes)
+        self._tier.used.end(self._path, self._size_bytes, committed=self._committed)
 
     def write(self, data: Buffer) -> int:
         """Append ``data``."""
         view = memoryview(data).cast("B")
-        self._tier.count(len(view))
+        self._tier.used.begin(len(view))
         self._size_bytes += len(view)
         self._spool.write(view)
         return len(view)

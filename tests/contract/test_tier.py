@@ -180,6 +180,34 @@ def test_capacity_refuses_and_keeps_nothing(kind: str, tmp_path: Path) -> None:
     tier.delete(B)
 
 
+def test_a_full_tier_sees_what_another_process_deleted(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = (make(kind, tmp_path, capacity_bytes=10) for _ in range(2))
+    ours.put_durable(A, b"12345678")
+    with pytest.raises(TierFull):
+        ours.put_durable(B, b"123")
+    theirs.delete(A)
+    with pytest.raises(TierFull):
+        ours.put_durable(B, b"123")  # counted a moment ago
+    monkeypatch.setattr("raypacs.storage.used.RECOUNT_EVERY_S", 0.0)
+    ours.put_durable(B, b"123")
+    assert ours.free_bytes() == 7
+    ours.delete(B)
+
+
+def test_parts_of_attempts_do_not_stay_counted(kind: str, tmp_path: Path) -> None:
+    ours, theirs = (make(kind, tmp_path, capacity_bytes=10) for _ in range(2))
+    for number in range(3):
+        part = f"attempts/t/1.{number}.part"
+        ours.put_transient(part, b"12345678")
+        theirs.delete(part)
+    assert ours.free_bytes() == theirs.free_bytes() == 10
+    with pytest.raises(TierFull):
+        ours.put_transient("attempts/t/x.part", bytes(11))
+    assert ours.free_bytes() == 10
+
+
 def test_reserve_is_left_free(tmp_path: Path) -> None:
     tier = make("local", tmp_path, reserve_bytes=1 << 62)
     assert tier.free_bytes() == 0
