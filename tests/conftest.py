@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import dcmtk
 import pytest
 from nodes import demo, node  # noqa: F401 - session fixtures of every tier
 
@@ -39,7 +39,7 @@ def peer() -> Callable[[str], str]:
     """
 
     def find(name: str) -> str:
-        path = shutil.which(name)
+        path = dcmtk.find(name)
         if path is None:
             reason = f"{name} is not installed ({_INSTALL.get(name, 'see docs')})"
             if os.environ.get("CI"):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -16,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import dcmtk
 import pytest
 from dicom_bytes import CT, SYNTAX, data_set
 from fake_index import FakeIndex, image_tier, make_intake
@@ -39,7 +39,7 @@ def missing(what: str) -> None:
 
 
 def tool(name: str) -> str:
-    found = shutil.which(name)
+    found = dcmtk.find(name)
     if found is None:
         missing(f"dcmtk's {name} (Debian: apt-get install dcmtk)")
     assert found is not None
