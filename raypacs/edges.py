@@ -69,7 +69,7 @@ def make_intake(
         aside_known=reader.aside_known,
     )
     return Intake(
-        [tier for tier in open_tiers(settings, "image") if not tier.settings.read_only],
+        open_tiers(settings, "image"),  # read-only ones, too: what they hold is known, recovered
         ports,
         claims_dir=bootstrap.run_dir / "claims",
         boot=boot,

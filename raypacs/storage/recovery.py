@@ -124,6 +124,8 @@ class _Marked:
             return
         path = layout.quarantine(info.modified_s, layout.new_token())
         try:
+            if self._tier.settings.read_only:
+                raise TierFull("the tier takes no new objects")
             self._tier.put_durable(path, data)
             told = {"reason": reason, "found_at": info.path, "size_bytes": info.size_bytes}
             self._tier.put_durable(layout.quarantine_reason(path), json.dumps(told).encode())

@@ -1,0 +1,121 @@
+"""Intake, master and index together: what a killed edge process left, on every image tier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dicom_bytes import SYNTAX, data_set
+
+from raypacs import edges
+from raypacs.config import Bootstrap, Settings, TierSettings
+from raypacs.errors import MasterUnavailable
+from raypacs.index.reader import IndexReader
+from raypacs.master import DELETE_GRACE_S, Master
+from raypacs.records import Outcome
+from raypacs.storage.intake import Intake
+from raypacs.storage.tier import open_tier
+
+T = 1_700_000_000.0
+
+
+class World:
+    """A master, its index, and intakes as edge processes wire them."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.now = T
+        self.away = False
+        self.bootstrap = Bootstrap(data_dir=tmp_path, node_name="n1")
+        self.master = Master(self.bootstrap.database_url, tmp_path, clock=lambda: self.now)
+        self.reader = IndexReader(self.bootstrap.database_url)
+        self.settings(False)
+
+    def settings(self, read_only: bool) -> None:
+        """Two image tiers, the first read-only or not."""
+        folder = self.bootstrap.data_dir
+        self.given = Settings(
+            register_interval_s=0.02,
+            tiers=[
+                TierSettings(
+                    name=name, role=role, url=(folder / name).as_uri(), read_only=closed, order=n
+                )
+                for n, (name, role, closed) in enumerate(
+                    [("image1", "image", read_only), ("image2", "image", False)], 1
+                )
+            ]
+            + [TierSettings(name="web1", role="web", url=(folder / "web1").as_uri())],
+        )
+        self.master.apply_settings(self.given, "test")
+
+    def call(self, event: str, *args: Any) -> Any:
+        if self.away and event != "grant":
+            raise MasterUnavailable("no master")
+        return getattr(self.master, event)(*args)
+
+    def intake(self, boot: str) -> Intake:
+        return edges.make_intake(self.bootstrap, self.given, boot, self.reader, self.call)
+
+    def recover(self) -> int:
+        return edges.recover(self.bootstrap, self.given, self.call, lambda boot: boot == "killed")
+
+    def files(self, name: str, prefix: str = "studies/") -> list[str]:
+        (tier,) = [tier for tier in self.given.tiers if tier.name == name]
+        return [info.path for info in open_tier(tier).walk(prefix)]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.reader.close()
+    made.master.close()
+
+
+@pytest.fixture
+def store() -> Callable[[Intake], Outcome]:
+    return lambda intake: intake.store(data_set(), transfer_syntax_uid=SYNTAX, source="S").outcome
+
+
+def test_a_tier_that_became_read_only_is_recovered_but_not_written(
+    world: World, store: Callable[[Intake], Outcome]
+) -> None:
+    world.away = True
+    killed = world.intake("killed")
+    assert store(killed) is Outcome.STORED
+    assert not killed.close(0.01)
+    world.away = False
+    world.settings(read_only=True)
+    assert world.recover() == 1
+    known = world.reader.known("1.2.3.1")
+    assert known is not None
+    assert world.files("image1") == [known[2]]
+    assert world.files("image1", "intake/") == []
+    after = world.intake("after")
+    assert store(after) is Outcome.KNOWN  # its bytes are seen there
+    other = data_set("1.2.3.2")
+    after.store(other, transfer_syntax_uid=SYNTAX, source="S")
+    assert after.close()
+    assert len(world.files("image1")) == len(world.files("image2")) == 1
+
+
+def test_a_study_deleted_before_the_recovery_stays_deleted_and_may_come_again(
+    world: World, store: Callable[[Intake], Outcome]
+) -> None:
+    killed = world.intake("killed")
+    assert store(killed) is Outcome.STORED
+    assert killed.flush(5)  # registered; its marker is still there
+    assert world.master.delete_study("1.2.3.100") == 1
+    assert world.recover() == 0
+    assert world.reader.known("1.2.3.1") is None
+    after = world.intake("after")
+    assert store(after) is Outcome.STORED
+    assert after.close()
+    world.now += DELETE_GRACE_S
+    assert world.master.tick().deleted_objects == 1
+    known = world.reader.known("1.2.3.1")
+    assert known is not None
+    assert world.files("image1") == [known[2]]
+    killed.close()
+    assert world.files("image1") == [known[2]]
