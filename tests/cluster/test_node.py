@@ -306,6 +306,42 @@ def test_a_full_tier_refuses_politely_and_new_settings_reach_the_edges(
     check_prepared_once(crash_node, {first.StudyInstanceUID})
 
 
+def test_a_full_web_tier_delays_studies_until_there_is_room(
+    crash_node: Node, tmp_path: Path
+) -> None:
+    settings = crash_node.get("/api/v1/settings").json()["settings"]
+    (web,) = (tier for tier in settings["tiers"] if tier["role"] == "web")
+
+    def apply(*tiers: dict[str, object]) -> None:
+        others = [tier for tier in settings["tiers"] if tier["role"] != "web"]
+        body = {**settings, "tiers": [*others, *tiers]}
+        answer = httpx.put(crash_node.url + "/api/v1/settings", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+
+    full = {**web, "capacity_bytes": 1}
+    apply(full)
+    (study,) = studies(1, 2, first_seed=7000, size=64)
+    uid = str(study[0].StudyInstanceUID)
+    with Client(crash_node.url, patience_s=60) as client:
+        upload(client, write(tmp_path, [study]))
+        client.complete([uid])
+
+        def waiting() -> list[dict[str, object]]:
+            items = client.queue(study_uid=uid)
+            return [item for item in items if str(item["error"]).startswith("waits for room")]
+
+        (item,) = wait_for(waiting, "an item that waits for room", 60)
+        assert (item["state"], item["attempt"]) == ("SCHEDULED FOR RETRY", 0)
+    second = {**web, "name": "web2", "url": (tmp_path / "web2").as_uri(), "order": 2}
+    apply(full, second)
+    crash_node.cli("wait", "--prepared")
+    check_prepared_once(crash_node, {uid})
+    index = reader(crash_node)
+    assert {ref.tier for refs in index.packs(uid).values() for ref in refs} == {"web2"}
+    index.close()
+    apply(web, second)
+
+
 def test_a_taken_port_is_named(crash_node: Node, tmp_path: Path) -> None:
     config = write_config(tmp_path, dashboard=False, dicom_port=crash_node.dicom_port)
     done = cli(config, "up", "--detach", check=False)
