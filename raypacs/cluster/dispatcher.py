@@ -24,7 +24,7 @@ from raypacs.cluster.lease_keeper import LeaseKeeper
 from raypacs.cluster.master import MasterHandle
 from raypacs.cluster.tasks import TaskFailure, prepare_chunk, publish_series, warm_up
 from raypacs.config import Bootstrap, CompressionRule, Settings
-from raypacs.errors import ConfigError, RaypacsError, StaleLease
+from raypacs.errors import ConfigError, MasterUnavailable, RaypacsError, StaleLease
 from raypacs.index.reader import IndexReader
 from raypacs.records import Lease, PreparedSeries, StoredInstance, WorkResult
 from raypacs.work import prepare
@@ -111,12 +111,22 @@ class Dispatcher:
                 self._full_until[context.web.name] = time.monotonic() + FULL_FOR_S
         except ConfigError as exc:
             self._wait(lease, f"waits for a tier: {exc}")
-        except (RaypacsError, RayError, OSError) as exc:
-            # The lease runs out and the queue's retry decides; nothing of this attempt counts.
+        except (MasterUnavailable, StaleLease) as exc:
+            # The lease runs out, or is another's already; nothing of this attempt counts.
             _log.error("item lost", extra={"item": lease.item_id, "why": str(exc)})
+        except (RaypacsError, RayError, OSError) as exc:
+            self._failed(lease, f"{type(exc).__name__}: {exc}")
         finally:
             with self._lock:
                 self._running.pop(lease.item_id, None)
+
+    def _failed(self, lease: Lease, error: str) -> None:
+        """Report an attempt that broke off, so that it counts as one of the tries."""
+        _log.error("item failed", extra={"item": lease.item_id, "why": error})
+        try:
+            self._master.call("report", lease, WorkResult(error=error))
+        except (RaypacsError, RayError) as exc:
+            _log.error("item lost", extra={"item": lease.item_id, "why": str(exc)})
 
     def _room(self) -> dict[str, int]:
         """Return the bytes left on each tier that can be reached and did not just refuse."""

@@ -274,14 +274,26 @@ def send_one(node: Node, dataset: Dataset) -> int:
     return int(status.Status) if "Status" in status else -1
 
 
+def put_settings(node: Node, settings: dict[str, object]) -> None:
+    """Apply settings and wait until every edge process is one that was started with them."""
+    before = {process.pid for process in children(node, "raypacs.edges")}
+    answer = httpx.put(node.url + "/api/v1/settings", json=settings, timeout=60)
+    assert answer.status_code == 200, answer.text
+
+    def renewed() -> bool:
+        now = {process.pid for process in children(node, "raypacs.edges")}
+        return not now & before and len(now) == len(before)
+
+    wait_for(renewed, "edge processes with the new settings", 90)
+
+
 def with_image_capacity(node: Node, capacity_bytes: int) -> None:
     """Apply the settings with another capacity of the image tier."""
     settings = node.get("/api/v1/settings").json()["settings"]
     for tier in settings["tiers"]:
         if tier["role"] == "image":
             tier["capacity_bytes"] = capacity_bytes
-    answer = httpx.put(node.url + "/api/v1/settings", json=settings, timeout=60)
-    assert answer.status_code == 200, answer.text
+    put_settings(node, settings)
 
 
 def test_a_full_tier_refuses_politely_and_new_settings_reach_the_edges(
@@ -314,9 +326,7 @@ def test_a_full_web_tier_delays_studies_until_there_is_room(
 
     def apply(*tiers: dict[str, object]) -> None:
         others = [tier for tier in settings["tiers"] if tier["role"] != "web"]
-        body = {**settings, "tiers": [*others, *tiers]}
-        answer = httpx.put(crash_node.url + "/api/v1/settings", json=body, timeout=60)
-        assert answer.status_code == 200, answer.text
+        put_settings(crash_node, {**settings, "tiers": [*others, *tiers]})
 
     full = {**web, "capacity_bytes": 1}
     apply(full)
