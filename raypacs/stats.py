@@ -48,6 +48,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -183,6 +184,6 @@ def _load(folder: Path, stream: str) -> pa.Table:
     if not files:
         return SCHEMAS[stream].empty_table()
     data = ds.dataset([str(path) for path in files], format="parquet", schema=SCHEMAS[stream])
-    # Stable only within one chunk: rows of one instant stay in the order they were written.
-    # With threads, files come in whatever order they were read.
-    return data.to_table(use_threads=False).combine_chunks().sort_by("at")
+    # Without threads, files come in the order of their names; Arrow's own sort is not stable.
+    table = data.to_table(use_threads=False).combine_chunks()
+    return table.take(pa.array(np.argsort(table["at"].to_numpy(), kind="stable")))

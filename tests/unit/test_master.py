@@ -312,6 +312,7 @@ class TestStatistics:
         master.register([instance_record() for _ in range(3)])
         master.hint(["1.2.3"])
         master.tick()
+        clock.now += 1  # two files: events of one instant have no order between files
         (lease,) = master.lease("n1", ["PREPARE"], 1)
         master.report(lease, prepare(master, reader, lease))
         clock.now += 31
