@@ -160,11 +160,25 @@ def test_worker_killed_during_preparation(crash_node: Node, tmp_path: Path) -> N
     sent = studies(4, 12, first_seed=2000)
     paths = write(tmp_path, sent)
     uids = {study[0].StudyInstanceUID for study in sent}
+    # Held still while they are given their tasks, so that the one that is killed surely has one.
+    workers = wait_for(lambda: children(crash_node, "ray::IDLE"), "idle workers", 60)
+    for worker in workers:
+        worker.suspend()
     with Client(crash_node.url, patience_s=60) as client:
         upload(client, paths)
         client.complete(uids)
-    workers = wait_for(lambda: children(crash_node, "ray::prepare_chunk"), "a busy worker", 30)
+    wait_for(
+        lambda: any(
+            item["state"] == "IN PROCESS"
+            for item in crash_node.get("/api/v1/queue?kind=PREPARE").json()
+        ),
+        "work in flight",
+        30,
+    )
+    time.sleep(1)
     workers[0].kill()
+    for worker in workers[1:]:
+        worker.resume()
     crash_node.cli("wait", "--prepared")
     check_prepared_once(crash_node, uids)
     wait_for(lambda: no_litter(crash_node), "tiers without litter", 60)
