@@ -57,6 +57,7 @@ class Holdings:
             ],
             locate_instance=lambda _: None,
             locate=lambda uid: self.packs.get(uid, []),
+            series_state=lambda _, uid: (uid, *(ref.pack_path for ref in self.packs.get(uid, []))),
             tier=tiers.__getitem__,
             intake=Intake(
                 list(tiers.values()),
