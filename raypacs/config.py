@@ -245,6 +245,53 @@ class Settings(_Strict):
     retry_cap_s: float = Field(
         default=300.0, gt=0, description="Longest delay between tries in seconds. Default 300."
     )
+    node_concurrency: int = Field(
+        default=10,
+        ge=1,
+        le=1000,
+        description="Work items a node runs at once, PREPARE apart (its cores). Default 10.",
+    )
+    reserved_slots: int = Field(
+        default=2,
+        ge=0,
+        description="Of node_concurrency, kept for high and stat priority. Default 2.",
+    )
+    heavy_slots: int = Field(
+        default=4,
+        ge=1,
+        description="Of node_concurrency, at most for memory-heavy kinds of work. Default 4.",
+    )
+    node_lost_s: float = Field(
+        default=15.0,
+        ge=5,
+        le=3600,
+        description="Seconds without a heartbeat after which a node counts as lost and its work "
+        "is given to others. Default 15: longer than the master's restart and a busy moment.",
+    )
+    max_deaths: int = Field(
+        default=10,
+        ge=1,
+        description="Times in a row that a node may die on a work item before it is FAILED. "
+        "Default 10.",
+    )
+    stalled_after_s: float = Field(
+        default=600.0,
+        ge=10,
+        description="Seconds without a finished item, although work is due, after which the queue "
+        "is shown as stalled. Default 600.",
+    )
+    items_days: float = Field(
+        default=30.0,
+        gt=0,
+        description="Days that finished work items stay in the task list; then they are kept as "
+        "Parquet. Default 30.",
+    )
+    seal_after_s: float = Field(
+        default=3600.0,
+        ge=0,
+        description="Seconds after its last change that a prepared study is sealed: its instances "
+        "leave the index for one manifest object a series. Default 3600.",
+    )
     allotment_bytes: int = Field(
         default=1024 * 1024 * 1024,
         ge=1024 * 1024,

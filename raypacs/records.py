@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class Outcome(StrEnum):
@@ -108,6 +109,48 @@ class Lease:
     epoch: int
     node: str
     expires_at_s: float
+    priority: int = 10
+    payload: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """What a dispatcher tells the master with each poll: its heartbeat as well.
+
+    ``running``: (item id, token) of the leases it holds; ``free``: how many more it would run.
+    """
+
+    node: str
+    boot: str
+    kinds: tuple[str, ...]
+    running: tuple[tuple[int, str], ...]
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """The master's answer to a Poll.
+
+    ``stop``: tokens that are not current any more (cancelled, expired, given to another): end the
+    work, leave nothing half-written, report nothing. ``renewed``: (token, expires_at_s).
+    """
+
+    leases: tuple[Lease, ...] = ()
+    renewed: tuple[tuple[str, float], ...] = ()
+    stop: tuple[str, ...] = ()
+    poll_after_s: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAnswer:
+    """The master's answer to a node's heartbeat.
+
+    ``problems``: why it gets no work, or not all of it. ``take_master``: it was asked to take the
+    master over (`raypacs master move`).
+    """
+
+    problems: tuple[str, ...] = ()
+    take_master: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +188,14 @@ class WorkResult:
     """What a dispatcher reports for a lease: packs published, or why not, and if to try again.
 
     ``waits``: the attempt found no room or no tier, as ``error`` says; it does not count as a try.
+    ``warning``: done, with something an operator should read (state WARNING).
     """
 
     packs: tuple[PreparedSeries, ...] = ()
     error: str = ""
     retryable: bool = True
     waits: bool = False
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,3 +231,8 @@ class NodeInfo:
     version: str
     bootstrap_hash: str
     pid: int
+    ray_node_id: str = ""
+    tiers: tuple[str, ...] = ()
+    """Names of the tiers it reaches."""
+    kinds: tuple[str, ...] = ("PREPARE",)
+    """Kinds of work it can do."""

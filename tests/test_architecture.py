@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stats": VOCABULARY | {"storage"},
     "upkeep": VOCABULARY | {"index", "policy", "storage"},
     "master": VOCABULARY | {"index", "policy", "storage", "stats", "upkeep"},
+    "maintenance": VOCABULARY | {"index", "policy", "storage", "upkeep", "node_file", "stats"},
     "work": VOCABULARY | {"storage", "codec", "policy"},
     "dimse": VOCABULARY | {"storage"},
     "web": VOCABULARY | {"storage", "codec"},
@@ -52,7 +53,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cluster": VOCABULARY
     | {"storage", "codec", "policy", "index", "stats", "master", "work", "dimse", "web", "edges"}
     | {"logs", "client", "node_file", "sender"},
-    "cli": VOCABULARY | {"cluster", "client", "node_file", "logs", "sender", "synthetic"},
+    "cli": VOCABULARY
+    | {"cluster", "client", "node_file", "logs", "sender", "synthetic"}
+    | {"maintenance"},
 }
 
 # Third-party package to the only rooms that know it.

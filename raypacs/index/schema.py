@@ -70,6 +70,12 @@ studies = sa.Table(
     _time("last_received_s"),
     _time("prepared_s"),
     _time("accessed_s"),
+    # Modalities in Study (0008,0061), sorted, each between backslashes: \\CT\\SR\\
+    _text("modalities"),
+    # Who sent the study first: calling AE title, or other door.
+    _text("source"),
+    # When its instances became manifests; 0 while they are rows.
+    _time("sealed_s"),
     sa.Index("ix_studies_prepare_due", "prepare_due_s"),
     sa.Index("ix_studies_patient_id", "patient_id"),
     sa.Index("ix_studies_patient_name", "patient_name_folded"),
@@ -94,6 +100,7 @@ series = sa.Table(
     _text("manifest_path"),
     _time("created_s"),
     sa.Index("ix_series_uid", "series_uid"),
+    sa.Index("ix_series_modality", "modality", "study_uid"),
 )
 
 # One row per stored instance, with what PREPARE made of it (``form`` '' = not prepared yet).
@@ -195,7 +202,9 @@ _RUNNING = sa.text("state = 'IN PROCESS'")
 
 # The one work queue. ``token`` belongs to the attempt that holds or last reported the item;
 # '' after the attempt was declared dead. ``node`` stays after the end, for the task list;
-# ``wanted_node`` binds an item to a node.
+# ``wanted_node`` binds an item to a node. ``deaths`` counts attempts in a row whose node or
+# dispatcher died. ``patient_id`` and ``ae_title`` are the study's, for the task list's filters;
+# ``note`` says what happened to it beside its error (its node is gone, so any other).
 work_items = sa.Table(
     "work_items",
     metadata,
@@ -217,6 +226,11 @@ work_items = sa.Table(
     _time("started_s"),
     _time("finished_s"),
     _text("error"),
+    _text("note"),
+    _count("deaths"),
+    _text("patient_id"),
+    _text("ae_title"),
+    sa.Column("payload", sa.JSON, nullable=False, server_default="{}"),
     sa.Index(
         "ux_work_items_waiting",
         "kind",
@@ -236,8 +250,10 @@ work_items = sa.Table(
     sa.Index(
         "ix_work_items_next",
         "kind",
+        "wanted_node",
         "priority",
         "due_s",
+        "item_id",
         sqlite_where=_WAITING,
         postgresql_where=_WAITING,
     ),
@@ -246,6 +262,26 @@ work_items = sa.Table(
     ),
     sa.Index("ix_work_items_study", "study_uid"),
     sa.Index("ix_work_items_state", "state", "kind"),
+)
+
+# How many items of a kind are in a state: what the task list and the status say at once.
+item_counts = sa.Table(
+    "item_counts",
+    metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("state", sa.Text, primary_key=True),
+    _count("items"),
+    # When an item of the kind last came into the state.
+    _time("last_s"),
+)
+
+# Kinds of work that are halted; kind '' is the whole queue.
+halts = sa.Table(
+    "halts",
+    metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    _text("who"),
+    _time("at_s"),
 )
 
 # Attempts whose lease ended without a report: what they wrote is swept from web tiers.
@@ -314,6 +350,13 @@ nodes = sa.Table(
     sa.Column("info", sa.JSON, nullable=False),
     _time("joined_s"),
     _time("seen_s"),
+    # Finishes what runs, gets nothing new; survives the node's restart.
+    sa.Column("draining", sa.Boolean, nullable=False, server_default=sa.false()),
+    # When it was declared lost, or left in order; 0 while it is there.
+    _time("lost_s"),
+    _time("left_s"),
+    # Why it gets no work, or not all of it: list of texts.
+    sa.Column("problems", sa.JSON, nullable=False, server_default="[]"),
 )
 
 # Senders, by calling AE title or other door.

@@ -1,92 +1,40 @@
 """The write side of the index: the master's, and nobody else's.
 
-Every write is ONE transaction that first checks that no later epoch was claimed. Epoch claims,
-registrations, delete intents and settings are flushed to the disk before they count (``durable``):
-on a registration's answer an edge removes the marker that would find the object after a crash.
+Every write is ONE transaction that first checks that no later epoch was claimed (``writing``).
 """
 
 from __future__ import annotations
 
-import random
-import secrets
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
 
 from raypacs.config import Settings
-from raypacs.errors import IndexRefused, RaypacsError, StaleEpoch
-from raypacs.index import audit, deletion, ledger, nodes, queue, registration, relocation, settings
+from raypacs.errors import IndexRefused, RaypacsError
+from raypacs.index import audit, deletion, ledger, queue, registration, relocation, settings
 from raypacs.index.audit import OutboxRow
 from raypacs.index.deletion import DeleteIntent
-from raypacs.index.engine import Txn, insert
+from raypacs.index.engine import insert
 from raypacs.index.ledger import LedgerRow, TierSeen
-from raypacs.index.report import report
+from raypacs.index.node_writes import NodeWrites
+from raypacs.index.queue_writes import QueueWrites
 from raypacs.index.schema import meta
-from raypacs.policy.queue import State
-from raypacs.policy.retry import Retry
+from raypacs.index.seal_writes import SealWrites
+from raypacs.index.writing import Writing
 from raypacs.records import (
     AsideRecord,
     InstanceRecord,
-    Lease,
-    NodeInfo,
     Registered,
-    WorkResult,
 )
 
 
-class IndexWriter:
-    """Writes under one epoch. Thread-safe: one transaction at a time.
+class IndexWriter(QueueWrites, NodeWrites, SealWrites, Writing):
+    """All writes, under one epoch. Thread-safe: one transaction at a time.
 
     Every method may raise StaleEpoch: then nothing was changed, and this master must stop.
-    ``chance`` gives random numbers from 0 to 1 for the jitter of retries.
     """
-
-    def __init__(
-        self, engine: sa.Engine, epoch: int, *, chance: Callable[[], float] = random.random
-    ) -> None:
-        self.epoch = epoch
-        self._engine = engine
-        self._chance = chance
-        self._lock = threading.Lock()
-
-    @classmethod
-    def claim_epoch(
-        cls,
-        engine: sa.Engine,
-        markers: Iterable[int],
-        now: float,
-        *,
-        chance: Callable[[], float] = random.random,
-    ) -> IndexWriter:
-        """Claim 1 + max(index, markers on tiers) durably; return the writer of that epoch."""
-        with _begin(engine, durable=True) as conn:
-            first = [
-                {"name": "epoch", "number": 0, "value": "", "at_s": now},
-                {"name": "site_secret", "number": 0, "value": secrets.token_hex(32), "at_s": now},
-            ]
-            conn.execute(insert(conn, meta).on_conflict_do_nothing(index_elements=["name"]), first)
-            epoch = 1 + max([_epoch(conn, lock=True), *markers])
-            conn.execute(
-                sa.update(meta).where(meta.c.name == "epoch").values(number=epoch, at_s=now)
-            )
-            audit.record(Txn(conn, epoch, now), "epoch", detail={"epoch": epoch})
-        return cls(engine, epoch, chance=chance)
-
-    @contextmanager
-    def transaction(self, now: float, *, durable: bool = False) -> Iterator[Txn]:
-        """Open an epoch-checked transaction. Raises StaleEpoch."""
-        with self._lock, _begin(self._engine, durable=durable) as conn:
-            claimed = _epoch(conn, lock=False)
-            if claimed != self.epoch:
-                raise StaleEpoch(
-                    f"epoch {claimed} was claimed; this master is of epoch {self.epoch}",
-                    epoch=self.epoch,
-                    claimed=claimed,
-                )
-            yield Txn(conn, self.epoch, now)
 
     # Receiving
 
@@ -125,48 +73,6 @@ class IndexWriter:
         """Note that these studies were accessed."""
         with self.transaction(now) as txn:
             registration.touched(txn, study_uids)
-
-    # The work queue
-
-    def enqueue_due(self, now: float) -> int:
-        """Make items for studies that became quiet; return how many."""
-        with self.transaction(now) as txn:
-            return queue.enqueue_due(txn)
-
-    def lease(self, node: str, kinds: Sequence[str], limit: int, now: float) -> list[Lease]:
-        """Give ``node`` up to ``limit`` items of ``kinds``."""
-        with self.transaction(now) as txn:
-            return queue.lease(txn, node, kinds, limit, settings.read(txn.conn)[1].lease_s)
-
-    def renew(self, lease: Lease, now: float) -> Lease:
-        """Extend a lease. Raises StaleLease."""
-        with self.transaction(now) as txn:
-            return queue.renew(txn, lease, settings.read(txn.conn)[1].lease_s)
-
-    def report(self, lease: Lease, result: WorkResult, now: float) -> State:
-        """End an attempt; the same report again changes nothing. Raises StaleLease."""
-        with self.transaction(now) as txn:
-            return report(txn, lease, result, _retry(txn), self._chance())
-
-    def expire(self, now: float) -> list[Lease]:
-        """End leases that ran out; return the dead attempts."""
-        with self.transaction(now) as txn:
-            return queue.expire(txn, _retry(txn), self._chance())
-
-    def sweepable(self, now: float, limit: int = 100) -> list[tuple[str, str, int]]:
-        """Return dead attempts to sweep: (token, study UID, sweeps done)."""
-        with self.transaction(now) as txn:
-            return queue.sweepable(txn.conn, now, limit)
-
-    def swept(self, token: str, now: float, *, again_s: float | None) -> None:
-        """Note a sweep; once more at ``again_s``, or never."""
-        with self.transaction(now) as txn:
-            queue.swept(txn, token, again_s=again_s)
-
-    def live_tokens(self, now: float) -> set[str]:
-        """Return the tokens of running attempts."""
-        with self.transaction(now) as txn:
-            return queue.live_tokens(txn.conn)
 
     # Deleting
 
@@ -230,11 +136,6 @@ class IndexWriter:
         with self.transaction(now, durable=True) as txn:
             return settings.apply(txn, new, who)
 
-    def node_seen(self, node: NodeInfo, now: float) -> None:
-        """Note a node's heartbeat."""
-        with self.transaction(now) as txn:
-            nodes.seen(txn, node)
-
     def audit(self, event: str, now: float, **about: Any) -> None:
         """Write an audit event: study_uid, item_id, node, who, detail."""
         with self.transaction(now) as txn:
@@ -281,20 +182,6 @@ class IndexWriter:
         return bytes.fromhex(value)
 
 
-def _retry(txn: Txn) -> Retry:
-    now = settings.read(txn.conn)[1]
-    return Retry(now.max_attempts, now.retry_base_s, now.retry_cap_s)
-
-
-def _epoch(conn: sa.Connection, *, lock: bool) -> int:
-    """Read the claimed epoch; PostgreSQL keeps the row locked until commit (SQLite has one writer).
-
-    A claim takes the row for itself, other writes share it, so no claim slips in between.
-    """
-    query = sa.select(meta.c.number).where(meta.c.name == "epoch").with_for_update(read=not lock)
-    return int(conn.execute(query).scalar() or 0)
-
-
 @contextmanager
 def _refusals() -> Iterator[None]:
     """Tell what is wrong with a record from what is wrong with the database.
@@ -307,19 +194,3 @@ def _refusals() -> Iterator[None]:
         raise
     except (sa.exc.SQLAlchemyError, OverflowError, ValueError, TypeError) as exc:
         raise IndexRefused(f"the index cannot hold it: {type(exc).__name__}") from None
-
-
-@contextmanager
-def _begin(engine: sa.Engine, *, durable: bool) -> Iterator[sa.Connection]:
-    """Begin a write transaction; ``durable`` flushes SQLite's log on commit (PostgreSQL does)."""
-    with engine.connect() as conn:
-        switch = durable and conn.dialect.name == "sqlite"
-        raw: Any = conn.connection.driver_connection
-        if switch:
-            raw.execute("PRAGMA synchronous=FULL")
-        try:
-            with conn.begin():
-                yield conn
-        finally:
-            if switch:
-                raw.execute("PRAGMA synchronous=NORMAL")

@@ -16,31 +16,23 @@ from typing import Any
 
 from raypacs import stats
 from raypacs.config import Settings, TierSettings, default_tiers
-from raypacs.errors import StaleEpoch, TierUnavailable
+from raypacs.errors import StaleEpoch
 from raypacs.index.engine import migrate, open_engine
 from raypacs.index.reader import IndexReader
 from raypacs.index.writer import IndexWriter
+from raypacs.master.base import Due
+from raypacs.master.keeping import DELETE_GRACE_S, TierDuties
+from raypacs.master.nodes import NodeEvents
+from raypacs.master.queueing import QueueEvents
+from raypacs.master.sealing import SealDuties
 from raypacs.policy.forecast import hour_of
 from raypacs.policy.queue import WAITING, State
-from raypacs.records import (
-    AsideRecord,
-    InstanceRecord,
-    Lease,
-    NodeInfo,
-    Outcome,
-    Registered,
-    WorkResult,
-)
+from raypacs.records import AsideRecord, InstanceRecord, Lease, Outcome, Registered
 from raypacs.storage.tier import Tier, open_tier
-from raypacs.upkeep import TierSet, delete, sweep_attempt, sweep_parts
+from raypacs.upkeep import TierSet
 
 log = logging.getLogger(__name__)
 
-# Longer than a gateway trusts a location it looked up, so no reader loses bytes under its hands.
-DELETE_GRACE_S = 5.0
-DELETES_PER_TICK = 500
-TIERS_EVERY_S = 10.0
-PARTS_EVERY_S = 3600.0
 STATS_EVERY_S = 30.0
 STATS_ROWS = 5_000
 
@@ -55,17 +47,7 @@ class Ticked:
     deleted_objects: int = 0
 
 
-@dataclass
-class _Due:
-    """When the slower duties come next."""
-
-    tiers_s: float = 0.0
-    stats_s: float = 0.0
-    parts_s: float = 0.0
-    sampled_hour_s: int = 0
-
-
-class Master:
+class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
     """Claims the next epoch in its constructor and answers events under it.
 
     Every method but ``status`` and ``settings`` may raise StaleEpoch. Thread-safe, save ``tick``
@@ -95,16 +77,11 @@ class Master:
             self._engine, [self._tiers.newest_marker()], clock(), chance=chance
         )
         self._tiers.mark(self.epoch)
-        self._due = _Due()
+        self._due = Due()
         if not version:
             self.apply_settings(settings, "first start")
         self._look_at_tiers(clock())
         log.info("master up", extra={"epoch": self.epoch})
-
-    @property
-    def epoch(self) -> int:
-        """The epoch this master claimed."""
-        return self._writer.epoch
 
     # Receiving
 
@@ -152,24 +129,6 @@ class Master:
     def release_grants(self, holder: str) -> int:
         """Give back what ``holder`` and ``holder/...`` did not use."""
         return self._writer.release_grants(holder, self._clock())
-
-    # Work
-
-    def lease(self, node: str, kinds: Sequence[str], limit: int) -> list[Lease]:
-        """Give ``node`` up to ``limit`` work items."""
-        return self._writer.lease(node, kinds, limit, self._clock())
-
-    def renew(self, lease: Lease) -> Lease:
-        """Extend a lease. Raises StaleLease."""
-        return self._writer.renew(lease, self._clock())
-
-    def report(self, lease: Lease, result: WorkResult) -> State:
-        """End an attempt; return the item's state. Idempotent. Raises StaleLease."""
-        return self._writer.report(lease, result, self._clock())
-
-    def node_seen(self, node: NodeInfo) -> None:
-        """Note a heartbeat; a new boot ends the node's leases and grants."""
-        self._writer.node_seen(node, self._clock())
 
     # Administration
 
@@ -223,60 +182,6 @@ class Master:
         finally:
             self._reader.close()
             self._engine.dispose()
-
-    # Tiers
-
-    def _look_at_tiers(self, now: float) -> None:
-        """Open what can be opened, leave the marker, and tell the index what there is."""
-        self._due.tiers_s = now + TIERS_EVERY_S
-        self._tiers.open(self._reader.settings()[1].tiers)
-        self._tiers.mark(self.epoch)
-        used = {name: row.used_bytes for name, row in self._writer.ledger(now).items()}
-        self._writer.tiers_seen(self._tiers.seen(used), now)
-
-    def _sweep_attempts(self, now: float) -> int:
-        """Sweep dead attempts on web tiers; twice, as a node that was cut off may still write."""
-        count = 0
-        for token, study_uid, sweeps in self._writer.sweepable(now):
-            try:
-                for tier in self._tiers.reachable("web"):
-                    count += sweep_attempt(tier, token, study_uid)
-            except TierUnavailable as exc:
-                log.warning("sweep put off: %s", exc)
-                continue
-            again_s = now + 2 * self._reader.settings()[1].lease_s
-            self._writer.swept(token, now, again_s=None if sweeps else again_s)
-        return count
-
-    def _sweep_parts(self, now: float) -> int:
-        """Sweep parts that no running attempt owns: at start and every hour."""
-        if now < self._due.parts_s:
-            return 0
-        self._due.parts_s = now + PARTS_EVERY_S
-        count = 0
-        for tier in self._tiers.reachable("web"):
-            try:
-                count += sweep_parts(tier, lambda: self._writer.live_tokens(now))
-            except TierUnavailable as exc:
-                log.warning("sweep put off: %s", exc)
-        return count
-
-    def _delete_due(self, now: float) -> int:
-        """Delete the bytes of intents whose grace period is over, and confirm."""
-        count = 0
-        for tier in self._tiers.reachable():
-            due = self._writer.deletes_due(now, tier=tier.name, limit=DELETES_PER_TICK)
-            if not due:
-                continue
-            try:
-                delete(tier, [intent.path for intent in due])
-                for folder in {"/".join(intent.path.split("/")[:2]) for intent in due}:
-                    tier.prune(f"{folder}/")  # studies/{Study}/ or conflicts/{Study}/
-            except TierUnavailable as exc:
-                log.warning("deletion put off: %s", exc)
-                continue
-            count += self._writer.confirm_deleted([intent.intent_id for intent in due], now)
-        return count
 
     # Statistics
 

@@ -1,0 +1,40 @@
+"""What every part of the master shares: both sides of the index, its tiers, its clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from raypacs.index.reader import IndexReader
+from raypacs.index.writer import IndexWriter
+from raypacs.upkeep import TierSet
+
+
+@dataclass
+class Due:
+    """When the slower duties come next (seconds since the epoch)."""
+
+    tiers_s: float = 0.0
+    stats_s: float = 0.0
+    parts_s: float = 0.0
+    sampled_hour_s: int = 0
+
+
+class MasterBase:
+    """The state of a master; its parts add events and duties.
+
+    ``clock`` gives seconds since the Unix epoch in UTC.
+    """
+
+    _clock: Callable[[], float]
+    _reader: IndexReader
+    _writer: IndexWriter
+    _tiers: TierSet
+    _due: Due
+    _stats_dir: Path
+
+    @property
+    def epoch(self) -> int:
+        """The epoch this master claimed."""
+        return self._writer.epoch
