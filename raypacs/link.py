@@ -30,8 +30,8 @@ class Caller:
         self._on_lost = on_lost or (lambda: os._exit(3))
         threading.Thread(target=self._receive, name="link-receive", daemon=True).start()
 
-    def call(self, method: str, *args: Any, timeout_s: float = 30.0) -> Any:
-        """Call ``method`` in the actor and return its result.
+    def call(self, method: str, *args: Any, timeout_s: float = 30.0, **named: Any) -> Any:
+        """Call ``method`` in the actor with these arguments and return its result.
 
         Raises:
             MasterUnavailable: no answer within ``timeout_s``.
@@ -42,7 +42,7 @@ class Caller:
         self._waiting[number] = future
         try:
             with self._send_lock:
-                self._conn.send((number, method, args))
+                self._conn.send((number, method, args, named))
             return future.result(timeout_s)
         except TimeoutError as exc:
             raise MasterUnavailable(f"no answer to {method} within {timeout_s:g} s") from exc
@@ -55,7 +55,7 @@ class Caller:
         """Send ``method`` without waiting for an answer; lost if the actor is gone."""
         try:
             with self._send_lock:
-                self._conn.send((0, method, args))
+                self._conn.send((0, method, args, {}))
         except OSError:
             return
 
@@ -96,16 +96,16 @@ def serve(
         with ThreadPoolExecutor(threads, thread_name_prefix="link") as pool:
             while True:
                 try:
-                    number, method, args = conn.recv()
+                    number, method, args, named = conn.recv()
                 except (EOFError, OSError):
                     return
                 handler = handlers.get(method, partial(_unknown, method))
-                pool.submit(handler, *args).add_done_callback(partial(answer, number, method))
+                pool.submit(handler, *args, **named).add_done_callback(partial(answer, number, method))
 
     thread = threading.Thread(target=loop, name="link-serve", daemon=True)
     thread.start()
     return thread
 
 
-def _unknown(method: str, *_: Any) -> None:
+def _unknown(method: str, *_: Any, **__: Any) -> None:
     raise RaypacsError(f"no method {method!r} on this link")

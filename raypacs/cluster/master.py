@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import ray
@@ -68,12 +69,12 @@ class MasterActor:
             self._ticking = asyncio.get_running_loop().create_task(self._tick_for_ever())
         return os.getpid()
 
-    async def event(self, name: str, *args: Any) -> Any:
+    async def event(self, name: str, *args: Any, **named: Any) -> Any:
         """Run one event; errors travel to the caller, a stale epoch ends this process."""
         await self.start()
         if name not in EVENTS:
             raise RaypacsError(f"the master has no event {name!r}")
-        answer = await self._run(getattr(self._master, name), *args)
+        answer = await self._run(partial(getattr(self._master, name), *args, **named))
         if name == "status":
             answer["master"] = {**answer.get("master", {}), "pid": os.getpid()}
         return answer
@@ -126,8 +127,8 @@ class MasterHandle:
         self._retry_for_s = retry_for_s
         self._actor: Any = None
 
-    def call(self, event: str, *args: Any) -> Any:
-        """Run an event on the master.
+    def call(self, event: str, *args: Any, **named: Any) -> Any:
+        """Run an event on the master with these arguments.
 
         Raises:
             MasterUnavailable: no answer within the bounded retry.
@@ -137,7 +138,7 @@ class MasterHandle:
         pause = 0.05
         while True:
             try:
-                return self._once(event, args)
+                return self._once(event, args, named)
             except RayTaskError as exc:
                 raise _cause(exc) from None
             except (RayActorError, GetTimeoutError, ValueError) as exc:
@@ -149,10 +150,10 @@ class MasterHandle:
             time.sleep(pause)
             pause = min(pause * 2, 1.0)
 
-    def _once(self, event: str, args: tuple[Any, ...]) -> Any:
+    def _once(self, event: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         if self._actor is None:
             self._actor = ray.get_actor(NAME, namespace=NAMESPACE)
-        return ray.get(self._actor.event.remote(event, *args), timeout=CALL_TIMEOUT_S)
+        return ray.get(self._actor.event.remote(event, *args, **named), timeout=CALL_TIMEOUT_S)
 
     def close(self) -> None:
         """Ask the master to close the index; used when the whole node goes down."""

@@ -33,6 +33,11 @@ def test_answers(caller: Caller) -> None:
     assert caller.call("divide", 6, 3) == 2
 
 
+def test_named_arguments_travel_as_such(caller: Caller) -> None:
+    assert caller.call("divide", 6, b=3) == 2
+    assert caller.call("divide", timeout_s=5.0, b=6, a=3) == 0.5
+
+
 def test_errors_travel_with_their_fields(caller: Caller) -> None:
     with pytest.raises(NotFound, match=r"no study 1\.2") as caught:
         caller.call("missing", "1.2")
