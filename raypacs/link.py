@@ -100,7 +100,8 @@ def serve(
                 except (EOFError, OSError):
                     return
                 handler = handlers.get(method, partial(_unknown, method))
-                pool.submit(handler, *args, **named).add_done_callback(partial(answer, number, method))
+                done = pool.submit(handler, *args, **named)
+                done.add_done_callback(partial(answer, number, method))
 
     thread = threading.Thread(target=loop, name="link-serve", daemon=True)
     thread.start()
