@@ -9,6 +9,13 @@ from pathlib import Path
 import dcmtk
 import pytest
 from nodes import demo, node  # noqa: F401 - session fixtures of every tier
+from postgres import (  # noqa: F401 - an index of one's own, on both databases
+    database_url,
+    postgres,
+    postgres_url,
+    sqlite_template,
+    sqlite_url,
+)
 
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"

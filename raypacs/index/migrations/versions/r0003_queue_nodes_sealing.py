@@ -8,6 +8,9 @@ from alembic import op
 revision = "0003"
 down_revision = "0002"
 
+# Bytewise order on PostgreSQL too, whatever the database's locale.
+_TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
 _WAITING = sa.text("state IN ('SCHEDULED', 'SCHEDULED FOR RETRY')")
 
 
@@ -37,7 +40,7 @@ def downgrade() -> None:
 
 
 def _text(name: str) -> sa.Column[str]:
-    return sa.Column(name, sa.Text(), server_default="", nullable=False)
+    return sa.Column(name, _TEXT, server_default="", nullable=False)
 
 
 def _time(name: str) -> sa.Column[float]:
@@ -67,15 +70,15 @@ def _items() -> None:
     _next_index(["kind", "wanted_node", "priority", "due_s", "item_id"])
     op.create_table(
         "item_counts",
-        sa.Column("kind", sa.Text(), nullable=False),
-        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("kind", _TEXT, nullable=False),
+        sa.Column("state", _TEXT, nullable=False),
         sa.Column("items", sa.BigInteger(), server_default="0", nullable=False),
         _time("last_s"),
         sa.PrimaryKeyConstraint("kind", "state"),
     )
     op.create_table(
         "halts",
-        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("kind", _TEXT, nullable=False),
         _text("who"),
         _time("at_s"),
         sa.PrimaryKeyConstraint("kind"),
