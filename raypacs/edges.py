@@ -74,6 +74,7 @@ def make_intake(
         claims_dir=bootstrap.run_dir / "claims",
         boot=boot,
         settings=settings,
+        site_id=reader.site().site_id,
     )
 
 

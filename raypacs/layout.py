@@ -3,6 +3,7 @@
 Image tier::
 
     studies/{Study}/{Series}/{SOP}.{token}.dcm     one Part 10 file per instance, as received
+    studies/{Study}/{Series}/{token}.manifest      what a sealed series consists of
     conflicts/{Study}/{SOP}.{token}.dcm            same SOP Instance UID, different bytes
     quarantine/{yyyymmdd}/{token}.dcm (+ .json)    malformed, with its reason
     intake/{boot}.{Study}                          marker: this process may hold unregistered ones
@@ -15,7 +16,9 @@ Web tier::
 
 Every tier::
 
-    epochs/{epoch}.json                            marker of the newest master that was here
+    site/{site}.json                               marker of the site that the tier belongs to
+    epochs/{epoch}.{sequence}.json                 marker of the newest master that was here, and of
+                                                   the newest change that its index had then
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from datetime import UTC, datetime
 from raypacs.errors import MalformedInstance
 
 EPOCH_MARKERS = "epochs/"
+SITE_MARKERS = "site/"
 ATTEMPTS = "attempts/"
 _UID = re.compile(r"[0-9.]{1,64}")
 
@@ -105,15 +109,48 @@ def header_sidecar(pack_path: str) -> str:
     return pack_path.removesuffix(".pack") + ".hdr"
 
 
-def epoch_marker(epoch: int) -> str:
+def manifest(study_uid: str, series_uid: str, token: str) -> str:
+    """Path of the manifest of a sealed series, beside its instances."""
+    return f"studies/{study_uid}/{series_uid}/{token}.manifest"
+
+
+def is_manifest(path: str) -> bool:
+    """Whether an object's path is that of a manifest."""
+    return path.startswith("studies/") and path.endswith(".manifest")
+
+
+def site_marker(site_id: str) -> str:
+    """Path of the marker of the site that a tier belongs to."""
+    return f"{SITE_MARKERS}{site_id}.json"
+
+
+def site_of(marker_path: str) -> str:
+    """Return the site that a marker's path stands for."""
+    return marker_path.removeprefix(SITE_MARKERS).removesuffix(".json")
+
+
+def epoch_marker(epoch: int, sequence: int = 0) -> str:
     """Path of the marker that a master leaves: a new object each, as paths are never reused."""
-    return f"{EPOCH_MARKERS}{epoch:012d}.json"
+    return f"{EPOCH_MARKERS}{epoch:012d}.{sequence:015d}.json"
 
 
 def epoch_of(marker_path: str) -> int:
     """Return the epoch a marker's path stands for, 0 for any other path."""
-    digits = marker_path.removeprefix(EPOCH_MARKERS).removesuffix(".json")
-    return int(digits) if digits.isdecimal() else 0
+    return _marks(marker_path)[0]
+
+
+def sequence_of(marker_path: str) -> int:
+    """Return the number of the newest change a marker's path stands for, 0 for any other path."""
+    return _marks(marker_path)[1]
+
+
+def _marks(marker_path: str) -> tuple[int, int]:
+    epoch, _, sequence = (
+        marker_path.removeprefix(EPOCH_MARKERS).removesuffix(".json").partition(".")
+    )
+    if not epoch.isdecimal():
+        return 0, 0
+    return int(epoch), int(sequence) if sequence.isdecimal() else 0
 
 
 def attempt_prefix(token: str) -> str:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from raypacs.config import Settings
 from raypacs.errors import NotFound
-from raypacs.index import audit, ledger, search, settings, status
+from raypacs.index import audit, ledger, search, settings, site, status
 from raypacs.index.engine import open_engine
 from raypacs.index.schema import asides, copies, instances, packs, series, studies, work_items
 from raypacs.policy.queue import WAITING, State
@@ -220,6 +220,20 @@ class IndexReader:
                 conn.execute(due.limit(1)).first() is None
                 and conn.execute(open_items.limit(1)).first() is None
             )
+
+    def site(self) -> site.Site:
+        """Return the site's identity, epoch, adopted tiers, and why it must be reconciled."""
+        with self._engine.connect() as conn:
+            return site.read(conn)
+
+    def epoch(self) -> int:
+        """Return the newest epoch that was claimed, 0 without any."""
+        with self._engine.connect() as conn:
+            return site.epoch(conn)
+
+    def reconcile(self) -> str:
+        """Return why index and tiers must be compared before anything is deleted, or ''."""
+        return self.site().reconcile
 
     def settings(self) -> tuple[int, Settings]:
         """Return (version, settings)."""

@@ -22,6 +22,7 @@ from raypacs.index.node_writes import NodeWrites
 from raypacs.index.queue_writes import QueueWrites
 from raypacs.index.schema import meta
 from raypacs.index.seal_writes import SealWrites
+from raypacs.index.site_writes import SiteWrites
 from raypacs.index.writing import Writing
 from raypacs.records import (
     AsideRecord,
@@ -30,7 +31,7 @@ from raypacs.records import (
 )
 
 
-class IndexWriter(QueueWrites, NodeWrites, SealWrites, Writing):
+class IndexWriter(QueueWrites, NodeWrites, SealWrites, SiteWrites, Writing):
     """All writes, under one epoch. Thread-safe: one transaction at a time.
 
     Every method may raise StaleEpoch: then nothing was changed, and this master must stop.

@@ -17,7 +17,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from raypacs.errors import StaleEpoch
-from raypacs.index import audit, settings
+from raypacs.index import audit, settings, site
 from raypacs.index.engine import Txn, insert
 from raypacs.index.schema import meta
 from raypacs.policy.retry import Retry
@@ -44,20 +44,31 @@ class Writing:
         markers: Iterable[int],
         now: float,
         *,
+        sequence: int = 0,
         chance: Callable[[], float] = random.random,
     ) -> Self:
-        """Claim 1 + max(index, markers on tiers) durably; return the writer of that epoch."""
+        """Claim 1 + max(index, markers on tiers) durably; return the writer of that epoch.
+
+        Where the markers' epoch, or ``sequence`` of their changes, is ahead of the index, the
+        index is an older one that was restored: nothing is deleted until it was reconciled.
+        """
         with _begin(engine, durable=True) as conn:
             first = [
                 {"name": "epoch", "number": 0, "value": "", "at_s": now},
                 {"name": "site_secret", "number": 0, "value": secrets.token_hex(32), "at_s": now},
+                {"name": "site_id", "number": 0, "value": secrets.token_hex(8), "at_s": now},
             ]
             conn.execute(insert(conn, meta).on_conflict_do_nothing(index_elements=["name"]), first)
-            epoch = 1 + max([_epoch(conn, lock=True), *markers])
+            known, newest = _epoch(conn, lock=True), max(markers, default=0)
+            epoch = 1 + max(known, newest)
+            behind = _behind(conn, known, newest, sequence)
             conn.execute(
                 sa.update(meta).where(meta.c.name == "epoch").values(number=epoch, at_s=now)
             )
-            audit.record(Txn(conn, epoch, now), "epoch", detail={"epoch": epoch})
+            txn = Txn(conn, epoch, now)
+            audit.record(txn, "epoch", detail={"epoch": epoch})
+            if behind:
+                site.need_reconcile(txn, behind)
         return cls(engine, epoch, chance=chance)
 
     @contextmanager
@@ -78,6 +89,16 @@ def retry_of(txn: Txn) -> Retry:
     """Return the retry of the settings."""
     now = settings.read(txn.conn)[1]
     return Retry(now.max_attempts, now.retry_base_s, now.retry_cap_s)
+
+
+def _behind(conn: sa.Connection, known: int, newest: int, sequence: int) -> str:
+    """Say how the index is behind what its tiers' markers tell; '' if it is not."""
+    if newest > known:
+        return f"a tier carries epoch {newest}, the index knows {known}: it is an older one"
+    changes = site.sequence(conn)
+    if sequence > changes:
+        return f"a tier carries change {sequence}, the index knows {changes}: it is an older one"
+    return ""
 
 
 def _epoch(conn: sa.Connection, *, lock: bool) -> int:

@@ -16,6 +16,7 @@ class Due:
     """When the slower duties come next (seconds since the epoch)."""
 
     tiers_s: float = 0.0
+    marks_s: float = 0.0
     stats_s: float = 0.0
     parts_s: float = 0.0
     sampled_hour_s: int = 0

@@ -72,11 +72,11 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
         if not version:
             settings = Settings(tiers=default_tiers(Path(data_dir)))
         self._tiers = TierSet(tier_opener)
-        self._tiers.open(settings.tiers)
+        self._tiers.open(settings.tiers, self._reader.site())
+        marked, sequence = self._tiers.newest_marker()
         self._writer = IndexWriter.claim_epoch(
-            self._engine, [self._tiers.newest_marker()], clock(), chance=chance
+            self._engine, [marked], clock(), sequence=sequence, chance=chance
         )
-        self._tiers.mark(self.epoch)
         self._due = Due()
         if not version:
             self.apply_settings(settings, "first start")
@@ -105,7 +105,7 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
             return False
         lost = (served.record.tier, served.record.path)
         tier = next((tier for tier in self._tiers.reachable() if tier.name == lost[0]), None)
-        if tier is None or tier.exists(lost[1]):
+        if tier is None or tier.exists(lost[1]) or not self._is_there(tier):
             return False
         log.error("an instance was lost from its tier", extra={"tier": lost[0], "path": lost[1]})
         return self._writer.relocate(record, lost, self._clock())
@@ -177,6 +177,7 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
             self._writer.publish("samples", self._samples(now), now)
             self._due.stats_s = 0.0
             self._flush_stats(now)
+            self._tiers.mark(self.epoch, self._writer.sequence(now))
         except StaleEpoch:
             log.info("a later master writes the statistics", extra={"epoch": self.epoch})
         finally:

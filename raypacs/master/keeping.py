@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from raypacs.errors import TierUnavailable
+from raypacs.errors import StaleEpoch, TierUnavailable
 from raypacs.master.base import MasterBase
+from raypacs.storage.tier import Tier
 from raypacs.upkeep import delete, sweep_attempt, sweep_parts
 
 log = logging.getLogger(__name__)
@@ -15,26 +16,63 @@ DELETE_GRACE_S = 5.0
 DELETES_PER_TICK = 500
 TIERS_EVERY_S = 10.0
 PARTS_EVERY_S = 3600.0
+# How old the newest change may be that the tiers' markers tell: an index restored from a backup is
+# known by that, even if the same master wrote on after it was made.
+MARKS_EVERY_S = 60.0
 
 
 class TierDuties(MasterBase):
     """Tiers: seen, swept, freed."""
 
+    _sequence = 0
+
     def _look_at_tiers(self, now: float) -> None:
-        """Open what can be opened, leave the marker, and tell the index what there is."""
+        """Open what can be opened, leave the markers, and tell the index what there is."""
         self._due.tiers_s = now + TIERS_EVERY_S
-        self._tiers.open(self._reader.settings()[1].tiers)
-        self._tiers.mark(self.epoch)
+        self._tiers.open(self._reader.settings()[1].tiers, self._reader.site())
+        if now >= self._due.marks_s:
+            self._sequence = self._writer.sequence(now)
+            self._due.marks_s = now + MARKS_EVERY_S
+        # First: a tier that a later master uses must not be touched in any way.
+        self._tiers.mark(self.epoch, self._sequence)
+        self._tiers.adopt(
+            self._reader.site(), lambda url, name: self._writer.adopt_tier(url, name, now)
+        )
         used = {name: row.used_bytes for name, row in self._writer.ledger(now).items()}
         self._writer.tiers_seen(self._tiers.seen(used), now)
+
+    def _still_ours(self) -> None:
+        """Raise StaleEpoch if another master took over: asked before each object that is deleted.
+
+        Raises:
+            MasterUnavailable: the index does not answer, so nobody knows.
+        """
+        claimed = self._reader.epoch()
+        if claimed != self.epoch:
+            raise StaleEpoch(
+                f"epoch {claimed} was claimed; this master is of epoch {self.epoch}",
+                epoch=self.epoch,
+                claimed=claimed,
+            )
+
+    def _is_there(self, tier: Tier) -> bool:
+        """Whether what the tier does not hold is really gone, and not just not mounted."""
+        return self._tiers.still_there(tier, self._reader.site().site_id)
+
+    def _may_delete(self) -> bool:
+        """Whether anything may be deleted: not while index and tiers must be compared first."""
+        return not self._reader.reconcile()
 
     def _sweep_attempts(self, now: float) -> int:
         """Sweep dead attempts on web tiers; twice, as a node that was cut off may still write."""
         count = 0
-        for token, study_uid, sweeps in self._writer.sweepable(now):
+        due = self._writer.sweepable(now)
+        if not due or not self._may_delete():
+            return 0
+        for token, study_uid, sweeps in due:
             try:
                 for tier in self._tiers.reachable("web"):
-                    count += sweep_attempt(tier, token, study_uid)
+                    count += sweep_attempt(tier, token, study_uid, self._still_ours)
             except TierUnavailable as exc:
                 log.warning("sweep put off: %s", exc)
                 continue
@@ -44,13 +82,13 @@ class TierDuties(MasterBase):
 
     def _sweep_parts(self, now: float) -> int:
         """Sweep parts that no running attempt owns: at start and every hour."""
-        if now < self._due.parts_s:
+        if now < self._due.parts_s or not self._may_delete():
             return 0
         self._due.parts_s = now + PARTS_EVERY_S
         count = 0
         for tier in self._tiers.reachable("web"):
             try:
-                count += sweep_parts(tier, lambda: self._writer.live_tokens(now))
+                count += sweep_parts(tier, lambda: self._writer.live_tokens(now), self._still_ours)
             except TierUnavailable as exc:
                 log.warning("sweep put off: %s", exc)
         return count
@@ -60,10 +98,10 @@ class TierDuties(MasterBase):
         count = 0
         for tier in self._tiers.reachable():
             due = self._writer.deletes_due(now, tier=tier.name, limit=DELETES_PER_TICK)
-            if not due:
+            if not due or not self._may_delete() or not self._is_there(tier):
                 continue
             try:
-                delete(tier, [intent.path for intent in due])
+                delete(tier, [intent.path for intent in due], self._still_ours)
                 for folder in {"/".join(intent.path.split("/")[:2]) for intent in due}:
                     tier.prune(f"{folder}/")  # studies/{Study}/ or conflicts/{Study}/
             except TierUnavailable as exc:

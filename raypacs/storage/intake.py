@@ -41,6 +41,7 @@ from raypacs.storage.placing import ImageTiers
 from raypacs.storage.recovery import recover
 from raypacs.storage.registrar import Registrar, enrol
 from raypacs.storage.room import Allotments, Markers
+from raypacs.storage.site import Mounted
 from raypacs.storage.tier import Buffer, Tier
 
 __all__ = ["Intake", "IntakePorts", "Stored"]
@@ -56,6 +57,7 @@ class Intake:
     """Stores received objects on the image tiers; thread-safe.
 
     ``boot`` names this process run (no dots); several processes of a node share ``claims_dir``.
+    Nothing is written to a tier without the marker of the site ``site_id`` ('': any tier will do).
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Intake:
         claims_dir: Path,
         boot: str,
         settings: Settings,
+        site_id: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
         if "." in boot:
@@ -77,7 +80,7 @@ class Intake:
         self._claims = Claims(claims_dir, boot)
         self._room = Allotments(ports.grant, settings.allotment_bytes)
         self._markers = Markers(tiers, boot)
-        self._tiers = ImageTiers(tiers, self._room, self._markers)
+        self._tiers = ImageTiers(tiers, self._room, self._markers, Mounted(site_id))
         self._aside = Aside(self._tiers, ports, self._markers.leave)
         self._registrar = Registrar(
             partial(enrol, ports),

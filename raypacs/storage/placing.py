@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from raypacs.errors import AlreadyExists, RaypacsError, TierFull, TierUnavailable
 from raypacs.storage.room import Allotments, Markers
@@ -12,7 +12,15 @@ from raypacs.storage.tier import Buffer, Tier
 class ImageTiers:
     """Durable puts with room taken beforehand and, for instances, the study marked."""
 
-    def __init__(self, tiers: Sequence[Tier], room: Allotments, markers: Markers) -> None:
+    def __init__(
+        self,
+        tiers: Sequence[Tier],
+        room: Allotments,
+        markers: Markers,
+        mounted: Callable[[Tier], bool],
+    ) -> None:
+        """Write to those of ``tiers`` of which ``mounted`` says that they are there."""
+        self._mounted = mounted
         self._tiers = {tier.name: tier for tier in tiers}
         self._room = room
         self._markers = markers
@@ -39,6 +47,13 @@ class ImageTiers:
         last: RaypacsError = TierFull("no image tier takes new objects")
         for name, tier in self._tiers.items():
             if tier.settings.read_only:
+                continue
+            try:
+                if not self._mounted(tier):
+                    last = TierUnavailable(f"tier {name} is not mounted", tier=name)
+                    continue
+            except TierUnavailable as exc:
+                last = exc
                 continue
             if not self._room.take(name, size_bytes):
                 last = TierFull(f"tier {name} is full", tier=name)

@@ -83,6 +83,8 @@ class _Marked:
     def unregistered(self) -> Iterator[InstanceRecord]:
         """Yield the records of files that the index does not serve."""
         for info in self._tier.walk(layout.study_prefix(self._marked)):
+            if layout.is_manifest(info.path):
+                continue
             known = self._ports.known(_sop_uid(info.path))
             if known is not None and known[2] == info.path:
                 continue
