@@ -5,7 +5,7 @@ Levels follow the query keys of PS3.4 section C.6.2.1 (Study Root) and PS3.18 se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 STUDY_KEYWORDS = frozenset(
     (
@@ -81,6 +81,12 @@ def of_instance(attributes: Mapping[str, str]) -> dict[str, str]:
 def fold_name(name: str) -> str:
     """Return a person name for comparing: case folded, no trailing empty components (PS3.5 6.2)."""
     return "=".join(group.rstrip("^ ") for group in name.casefold().split("="))
+
+
+def joined(modalities: Iterable[str]) -> str:
+    """Return Modalities in Study (0008,0061) as ``studies.modalities`` has them: ``\\CT\\SR\\``."""
+    named = sorted(name for name in modalities if name)
+    return "\\".join(["", *named, ""]) if named else ""
 
 
 def integer(text: str) -> int | None:

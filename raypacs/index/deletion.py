@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from raypacs.errors import NotFound
-from raypacs.index import audit, ledger, queue
+from raypacs.index import audit, ledger, listing, queue
 from raypacs.index.engine import Txn, in_lists, insert_many
 from raypacs.index.schema import asides, copies, delete_intents, instances, packs, series, studies
 
@@ -57,6 +57,7 @@ def delete_study(txn: Txn, study_uid: str, *, grace_s: float) -> list[DeleteInte
             for tier, path, size_bytes in objects
         ],
     )
+    listing.unlist(txn.conn, [study_uid])
     for table in (instances, series, packs, copies, asides, studies):
         txn.conn.execute(sa.delete(table).where(table.c.study_uid == study_uid))
     audit.record(

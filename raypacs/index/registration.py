@@ -15,7 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from raypacs.index import attributes, audit, deletion, ledger
+from raypacs.index import attributes, audit, deletion, ledger, listing
 from raypacs.index.engine import Txn, add, in_lists, insert, insert_many
 from raypacs.index.schema import asides, copies, instances, series, sources, studies
 from raypacs.records import AsideRecord, InstanceRecord, Outcome, Registered
@@ -94,8 +94,9 @@ def _write(txn: Txn, new: list[InstanceRecord], quiet_s: float) -> None:
     by_study: dict[str, list[InstanceRecord]] = {}
     for record in new:
         by_study.setdefault(record.study_uid, []).append(record)
-    generations = _write_studies(txn, by_study, quiet_s)
-    _write_series(txn, new)
+    generations, relisted = _write_studies(txn, by_study, quiet_s)
+    relisted |= _write_series(txn, new)
+    listing.enlist(txn.conn, relisted)
     insert_many(txn.conn, instances, [_row(r, generations[r.study_uid]) for r in new])
     _write_copies(txn, new, generations)
     _write_sources(txn, new)
@@ -120,16 +121,13 @@ def _write(txn: Txn, new: list[InstanceRecord], quiet_s: float) -> None:
 
 def _write_studies(
     txn: Txn, by_study: dict[str, list[InstanceRecord]], quiet_s: float
-) -> dict[str, int]:
-    """Insert or grow the studies; return the generation of each after this batch."""
-    known: dict[str, Any] = {}
-    for uids in in_lists(by_study):
-        found = txn.conn.execute(
-            sa.select(studies.c.study_uid, studies.c.generation, studies.c.attributes).where(
-                studies.c.study_uid.in_(uids)
-            )
-        )
-        known |= {row.study_uid: row for row in found}
+) -> tuple[dict[str, int], set[str]]:
+    """Insert or grow the studies.
+
+    Returns:
+        The generation of each after this batch, and which are new in the list or moved in it.
+    """
+    known = _known_studies(txn.conn, by_study)
     generations: dict[str, int] = {}
     created: list[dict[str, Any]] = []
     grown: list[dict[str, Any]] = []
@@ -151,14 +149,38 @@ def _write_studies(
             "prepare_due_s": txn.now + quiet_s,
             "state": "received",
         }
-        (created if first is None else grown).append(row)
-    insert_many(
-        txn.conn,
-        studies,
-        [{**row, "created_s": txn.now, "accessed_s": txn.now} for row in created],
-    )
+        if first is None:
+            born = {"created_s": txn.now, "accessed_s": txn.now, "source": records[0].source}
+            created.append({**row, **born})
+        else:
+            grown.append({**row, "list_no": first.list_no})
+    moved = [row for row in grown if _is_moved(row, known[row["study_uid"]])]
+    listing.unlist(txn.conn, [row["study_uid"] for row in moved])
+    listed = created + moved
+    places = listing.places(txn.conn, [row["study_date"] for row in listed])
+    for row, place in zip(listed, places, strict=True):
+        row["list_no"] = place
+    insert_many(txn.conn, studies, created)
     _grow_studies(txn.conn, grown)
-    return generations
+    return generations, {row["study_uid"] for row in listed}
+
+
+def _known_studies(conn: sa.Connection, uids: Iterable[str]) -> dict[str, Any]:
+    names = ("study_uid", "generation", "attributes", "list_no", "study_date")
+    columns = [studies.c[name] for name in (*names, "patient_name_folded")]
+    known: dict[str, Any] = {}
+    for some in in_lists(uids):
+        found = conn.execute(sa.select(*columns).where(studies.c.study_uid.in_(some)))
+        known |= {row.study_uid: row for row in found}
+    return known
+
+
+def _is_moved(row: dict[str, Any], before: Any) -> bool:
+    """Whether a later instance told what the list goes by, and the first did not."""
+    return bool(
+        row["study_date"] != before.study_date
+        or row["patient_name_folded"] != before.patient_name_folded
+    )
 
 
 def _study_columns(described: dict[str, str]) -> dict[str, Any]:
@@ -166,7 +188,7 @@ def _study_columns(described: dict[str, str]) -> dict[str, Any]:
         "attributes": described,
         "patient_id": described.get("PatientID", ""),
         "patient_name_folded": attributes.fold_name(described.get("PatientName", "")),
-        "study_date": described.get("StudyDate", ""),
+        "study_date": listing.date_of(described.get("StudyDate", "")),
         "accession_number": described.get("AccessionNumber", ""),
     }
 
@@ -189,7 +211,8 @@ def _grow_studies(conn: sa.Connection, rows: list[dict[str, Any]]) -> None:
     )
 
 
-def _write_series(txn: Txn, new: list[InstanceRecord]) -> None:
+def _write_series(txn: Txn, new: list[InstanceRecord]) -> set[str]:
+    """Insert or grow the series; return the studies that have other modalities now."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for record in new:
         row = rows.get((record.study_uid, record.series_uid))
@@ -210,27 +233,31 @@ def _write_series(txn: Txn, new: list[InstanceRecord]) -> None:
     before = _series_counts(txn.conn, {study for study, _ in rows})
     add(txn.conn, series, list(rows.values()), counters=["instance_count", "size_bytes"])
     after = _series_counts(txn.conn, {study for study, _ in rows})
-    changed = [
-        {"uid": uid, "series": count} for uid, count in after.items() if before.get(uid) != count
-    ]
+    changed = {uid: counts for uid, counts in after.items() if before.get(uid) != counts}
     if changed:
         txn.conn.execute(
             sa.update(studies)
             .where(studies.c.study_uid == sa.bindparam("uid"))
-            .values(series_count=sa.bindparam("series")),
-            changed,
+            .values(series_count=sa.bindparam("count"), modalities=sa.bindparam("names")),
+            [
+                {"uid": uid, "count": sum(counts.values()), "names": attributes.joined(counts)}
+                for uid, counts in changed.items()
+            ],
         )
+    return {uid for uid, counts in changed.items() if set(counts) != set(before.get(uid, ()))}
 
 
-def _series_counts(conn: sa.Connection, uids: Iterable[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
+def _series_counts(conn: sa.Connection, uids: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Return the number of series by study and modality."""
+    counts: dict[str, dict[str, int]] = {}
     for some in in_lists(uids):
         found = conn.execute(
-            sa.select(series.c.study_uid, sa.func.count())
+            sa.select(series.c.study_uid, series.c.modality, sa.func.count())
             .where(series.c.study_uid.in_(some))
-            .group_by(series.c.study_uid)
+            .group_by(series.c.study_uid, series.c.modality)
         )
-        counts |= {row[0]: row[1] for row in found}
+        for uid, modality, count in found:
+            counts.setdefault(uid, {})[modality] = count
     return counts
 
 

@@ -80,14 +80,40 @@ studies = sa.Table(
     _text("source"),
     # When its instances became manifests; 0 while they are rows.
     _time("sealed_s"),
+    # Its place in the list of studies, by study date (``listing``).
+    _count("list_no"),
     sa.Index("ix_studies_prepare_due", "prepare_due_s"),
     sa.Index("ix_studies_patient_id", "patient_id"),
-    sa.Index("ix_studies_patient_name", "patient_name_folded"),
-    sa.Index("ix_studies_study_date", "study_date", "study_uid"),
+    sa.Index("ux_studies_list_no", "list_no", unique=True),
     sa.Index("ix_studies_accession", "accession_number"),
     sa.Index("ix_studies_accessed", "accessed_s"),
     sa.Index("ix_studies_created", "created_s"),
 )
+
+# Modalities and parts of patient names to the studies that have them, in the order of the list.
+study_terms = sa.Table(
+    "study_terms",
+    metadata,
+    sa.Column("term", TEXT, primary_key=True),
+    sa.Column("list_no", sa.BigInteger, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+
+# Sums over the studies of a state: what ``status`` says at once. Kept by triggers on studies
+# (migration 0004), whoever writes them; so never written, nor copied, by anybody else.
+study_totals = sa.Table(
+    "study_totals",
+    metadata,
+    sa.Column("state", TEXT, primary_key=True),
+    _count("studies"),
+    _count("instance_count"),
+    _count("prepared_count"),
+    _count("size_bytes"),
+    _count("prepared_bytes"),
+)
+
+DERIVED = (study_totals,)
+"""Tables that the database itself fills."""
 
 # ``manifest_path`` is empty while the instances of the series are rows.
 series = sa.Table(

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from raypacs.index import ledger, nodes, settings
-from raypacs.index.schema import asides, delete_intents, meta, studies, work_items
+from raypacs.index.schema import asides, delete_intents, meta, study_totals, work_items
 from raypacs.policy.forecast import WINDOW_S, fill_rate, hours_left
 
 
@@ -91,7 +91,8 @@ def _queue(conn: sa.Connection) -> dict[str, dict[str, int]]:
 
 def _studies(conn: sa.Connection) -> dict[str, int]:
     """``received``: all studies there; ``waiting``: neither prepared nor failed."""
-    by_state = _counts(conn, studies.c.state)
+    rows = conn.execute(sa.select(study_totals.c.state, study_totals.c.studies))
+    by_state = {row[0]: row[1] for row in rows}
     return {
         "received": sum(by_state.values()),
         "prepared": by_state.get("prepared", 0),
@@ -103,7 +104,7 @@ def _studies(conn: sa.Connection) -> dict[str, int]:
 def _instances(conn: sa.Connection) -> dict[str, int]:
     names = ("instance_count", "prepared_count", "size_bytes", "prepared_bytes")
     row = conn.execute(
-        sa.select(*(sa.func.coalesce(sa.func.sum(studies.c[name]), 0) for name in names))
+        sa.select(*(sa.func.coalesce(sa.func.sum(study_totals.c[name]), 0) for name in names))
     ).one()
     received, prepared, size_bytes, prepared_bytes = (int(value) for value in row)
     return {
