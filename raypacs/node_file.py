@@ -19,8 +19,7 @@ from typing import IO, Any
 
 from raypacs.config import Bootstrap
 from raypacs.errors import AlreadyExists
-
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+from raypacs.process import process_start
 
 
 @dataclass(frozen=True)
@@ -40,22 +39,6 @@ class NodeFile:
     def is_running(self) -> bool:
         """Whether that very process is alive: same pid and same start time."""
         return self.started != "" and process_start(self.pid) == self.started
-
-
-def process_start(pid: int) -> str:
-    """Return when process ``pid`` started, as an opaque mark; '' if there is no such process.
-
-    A pid alone is reused; pid, kernel boot and start tick together are not.
-    """
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        boot = _BOOT_ID.read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-    # The command name is in parentheses and may itself hold spaces and parentheses.
-    fields = text[text.rindex(")") + 2 :].split()
-    state, start_ticks = fields[0], fields[19]
-    return "" if state in "ZX" else f"{boot}:{start_ticks}"
 
 
 def lock_path(bootstrap: Bootstrap) -> Path:

@@ -20,6 +20,7 @@ LONGEST_FUNCTION = 60
 
 VOCABULARY = {
     *("errors", "records", "uids", "dataset", "dicom", "dicom_json", "config", "layout", "link"),
+    "process",
 }
 
 # Room to the rooms (packages or modules directly in raypacs) it may import, besides itself.
@@ -29,12 +30,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors"},
     "layout": {"errors"},
     "link": {"errors"},
+    "process": set(),
     "uids": set(),
     "dataset": {"errors", "uids"},
     "dicom": {"errors", "layout", "records", "uids", "dataset"},
     "dicom_json": VOCABULARY,
     "logs": {"config", "errors"},
-    "node_file": {"config", "errors"},
+    "node_file": {"config", "errors", "process"},
     "client": {"config", "errors", "node_file"},
     "synthetic": set(),
     "sender": {"client", "errors", "records"},

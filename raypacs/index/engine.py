@@ -2,7 +2,9 @@
 
 SQLite runs in WAL mode: many readers beside the one writer. ``synchronous=NORMAL`` keeps the file
 whole after a power loss and may lose the last commits, which the queue repeats;
-what must not be lost commits with FULL (``writer.IndexWriter``).
+what must not be lost commits with FULL (``writing.Writing``). PostgreSQL is asked for the same by
+``synchronous_commit``. Nothing here waits for ever: connecting, locks and readers' statements have
+limits, and a session that was left in the middle of a transaction is ended by the server.
 """
 
 from __future__ import annotations
@@ -21,11 +23,23 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
 
-from raypacs.errors import IndexUnavailable, MasterUnavailable
+from raypacs.errors import ConfigError, IndexUnavailable, MasterUnavailable
 
 Item = TypeVar("Item")
 
 BUSY_TIMEOUT_S = 30.0
+READ_TIMEOUT_S = 60.0
+CONNECT_TIMEOUT_S = 5
+# A lost network shows after about 15 s, instead of PostgreSQL's two hours.
+_KEEPALIVE = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+# "raypacs", as a number: who migrates the schema, who is the master.
+ADVISORY = 0x7261797061
+MIGRATING, MASTER = 1, 2
 _MIGRATIONS = Path(__file__).parent / "migrations"
 # Variables in one statement: SQLite allows 32,766.
 _IN_LIST = 500
@@ -59,21 +73,75 @@ def open_engine(url: str, *, read_only: bool = False) -> sa.Engine:
         "json_serializer": _to_json,
         "json_deserializer": _from_json,
     }
-    parsed = sa.make_url(url)
+    parsed = parse_url(url)
     if parsed.get_backend_name() != "sqlite":
-        execution = {"postgresql_readonly": True} if read_only else {}
-        return _telling(
-            sa.create_engine(url, pool_pre_ping=True, execution_options=execution, **options)
-        )
+        return _telling(_open_postgresql(parsed, read_only, options))
     path = Path(parsed.database or "")
     if not read_only:
         path.parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(
-        url, creator=functools.partial(_connect_sqlite, path, read_only), **options
+        parsed, creator=functools.partial(_connect_sqlite, path, read_only), **options
     )
     begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
     sa.event.listen(engine, "begin", lambda conn: conn.exec_driver_sql(begin))
     return _telling(engine)
+
+
+def parse_url(url: str) -> sa.URL:
+    """Return the parsed URL; ``postgresql://`` and ``postgres://`` mean psycopg.
+
+    Raises:
+        ConfigError: not a URL, or of a database that is neither SQLite nor PostgreSQL.
+    """
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        parsed = None
+    if parsed is not None and parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed is None or parsed.drivername not in ("sqlite", "postgresql+psycopg"):
+        # What was given may hold a password.
+        raise ConfigError(
+            "the index_url is not one of SQLite or PostgreSQL",
+            hint="sqlite:////folder/index.sqlite or postgresql://user:password@host/database",
+        )
+    return parsed
+
+
+def public_url(url: str) -> str:
+    """Return the URL without its password, for messages."""
+    return parse_url(url).render_as_string(hide_password=True)
+
+
+def _open_postgresql(url: sa.URL, read_only: bool, options: dict[str, Any]) -> sa.Engine:
+    """Open an engine of sessions with limits. A reader's statements are transactions of their own.
+
+    So a read costs one round trip, not three; each statement saw its own snapshot before, too.
+    """
+    limits = {
+        "lock_timeout": BUSY_TIMEOUT_S,
+        "idle_in_transaction_session_timeout": 2 * BUSY_TIMEOUT_S,
+    }
+    if read_only:
+        limits["statement_timeout"] = READ_TIMEOUT_S
+        options = options | {"isolation_level": "AUTOCOMMIT"}
+    switches = [f"-c {name}={int(seconds * 1000)}" for name, seconds in limits.items()]
+    if read_only:
+        switches.append("-c default_transaction_read_only=on")
+    arguments = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "application_name": "raypacs-reader" if read_only else "raypacs",
+        **_KEEPALIVE,
+    }
+    # What the URL says wins; limits that it gives as options come last, so they do too.
+    given = dict(url.query)
+    arguments = {name: value for name, value in arguments.items() if name not in given}
+    arguments["options"] = " ".join([*switches, *_texts(given.get("options", ""))])
+    return sa.create_engine(url, pool_pre_ping=True, connect_args=arguments, **options)
+
+
+def _texts(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value
 
 
 def _telling(engine: sa.Engine) -> sa.Engine:
@@ -91,8 +159,16 @@ def _as_unavailable(context: sa.engine.ExceptionContext) -> BaseException | None
         return None
     if isinstance(error, _WRONG_STATEMENT):
         return None
-    why = str(context.original_exception).partition("\n")[0]
-    return IndexUnavailable(f"the index does not work: {why}")
+    original = context.original_exception
+    why = str(original).partition("\n")[0]
+    return IndexUnavailable(f"the index does not work: {why}", locked=_is_lock(original))
+
+
+def _is_lock(error: BaseException | None) -> bool:
+    """Whether somebody else held a lock for longer than was waited for."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+    return getattr(error, "sqlstate", "") == "55P03"
 
 
 def _connect_sqlite(path: Path, read_only: bool) -> sqlite3.Connection:
@@ -120,17 +196,30 @@ def _scripts() -> ScriptDirectory:
 
 
 def migrate(engine: sa.Engine) -> None:
-    """Bring the schema to this version's, in one transaction; two processes may race for it."""
-    if _version(engine) == _scripts().get_current_head():
+    """Bring the schema to this version's, in one transaction; two processes may race for it.
+
+    Raises:
+        ConfigError: the schema is of a later raypacs.
+    """
+    found = version(engine)
+    if found == _scripts().get_current_head():
         return
+    if found is not None and found not in {one.revision for one in _scripts().walk_revisions()}:
+        raise ConfigError(
+            f"the index has schema {found}, which this raypacs does not know: a later one made it",
+            hint="start a version at least as new as the one that wrote it",
+        )
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY + MIGRATING)))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
 
-def _version(engine: sa.Engine) -> str | None:
+def version(engine: sa.Engine) -> str | None:
+    """Return the schema's version; None for a database without one."""
     with engine.connect() as connection:
         if not sa.inspect(connection).has_table("alembic_version"):
             return None

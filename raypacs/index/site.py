@@ -66,29 +66,30 @@ def sequence(conn: sa.Connection) -> int:
 def keep_sequence(txn: Txn, at_least: int = 0) -> int:
     """Write the sequence down, ``at_least`` that of the tiers' markers, and return it."""
     now = max(sequence(txn.conn), at_least)
-    _put(txn, "sequence", now, "")
+    put(txn, "sequence", now, "")
     return now
 
 
 def adopt(txn: Txn, url: str, tier: str) -> None:
     """Note that the tier at ``url`` carries this site's marker."""
-    _put(txn, f"{_TIER}{url}", 1, tier)
+    put(txn, f"{_TIER}{url}", 1, tier)
     audit.record(txn, "tier adopted", detail={"tier": tier})
 
 
 def need_reconcile(txn: Txn, why: str) -> None:
     """Switch deletions off until index and tiers were compared."""
-    _put(txn, "reconcile", 1, why)
+    put(txn, "reconcile", 1, why)
     audit.record(txn, "reconcile needed", detail={"why": why})
 
 
 def reconciled(txn: Txn, detail: dict[str, int]) -> None:
     """Switch deletions on again: index and tiers were compared."""
-    _put(txn, "reconcile", 0, "")
+    put(txn, "reconcile", 0, "")
     audit.record(txn, "reconciled", detail=detail)
 
 
-def _put(txn: Txn, name: str, number: int, value: str) -> None:
+def put(txn: Txn, name: str, number: int, value: str) -> None:
+    """Write one value of ``meta``."""
     row = {"name": name, "number": number, "value": value, "at_s": txn.now}
     statement = insert(txn.conn, meta).values(row)
     txn.conn.execute(
