@@ -184,9 +184,9 @@ class Hold:
         if self._engine.dialect.name != "postgresql":
             return
         self.release()
-        conn = self._engine.connect()
+        conn = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         conn.detach()
-        self._conn = conn.execution_options(isolation_level="AUTOCOMMIT")
+        self._conn = conn
         end_older_sessions(conn, self._epoch)
         wait = sa.func.set_config("lock_timeout", str(int(LOCK_WAIT_S * 1000)), False)
         conn.execute(sa.select(wait))

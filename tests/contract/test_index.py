@@ -72,11 +72,23 @@ class Index:
         return [item["state"] for item in self.reader.queue(filters)]
 
 
-@pytest.fixture(params=["sqlite"])
-def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Index]:
-    url = f"{request.param}:///{tmp_path / 'index' / 'index.sqlite'}"
+@pytest.fixture
+def index(database_url: str) -> Iterator[Index]:
+    yield from _opened(database_url)
+
+
+@pytest.fixture
+def sqlite_index(sqlite_url: str) -> Iterator[Index]:
+    yield from _opened(sqlite_url)
+
+
+@pytest.fixture
+def postgres_index(postgres_url: str) -> Iterator[Index]:
+    yield from _opened(postgres_url)
+
+
+def _opened(url: str) -> Iterator[Index]:
     engine = open_engine(url)
-    migrate(engine)
     writer = IndexWriter.claim_epoch(engine, [], T, chance=lambda: 1.0)
     writer.tiers_seen([TierSeen("image1", 10 * GB, True), TierSeen("web1", GB, True)], T)
     reader = IndexReader(url)

@@ -21,9 +21,8 @@ T = 1_700_000_000.0
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[sa.Engine]:
-    engine = open_engine(f"sqlite:///{tmp_path / 'index.sqlite'}")
-    migrate(engine)
+def engine(database_url: str) -> Iterator[sa.Engine]:
+    engine = open_engine(database_url)
     yield engine
     engine.dispose()
 
@@ -36,8 +35,8 @@ def writer(engine: sa.Engine) -> IndexWriter:
 
 
 @pytest.fixture
-def reader(tmp_path: Path, writer: IndexWriter) -> Iterator[IndexReader]:
-    reader = IndexReader(f"sqlite:///{tmp_path / 'index.sqlite'}")
+def reader(database_url: str, writer: IndexWriter) -> Iterator[IndexReader]:
+    reader = IndexReader(database_url)
     yield reader
     reader.close()
 
