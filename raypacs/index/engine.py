@@ -233,6 +233,13 @@ def insert(conn: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.I
     return sqlite.insert(table)
 
 
+def changes(conn: sa.Connection, statement: sa.Executable) -> int:
+    """Run an INSERT, UPDATE or DELETE; return how many rows it changed (an INSERT may skip)."""
+    # SQLAlchemy forgets the count of an INSERT unless it is asked for.
+    done = conn.execute(statement, execution_options={"preserve_rowcount": True})
+    return max(0, done.rowcount)
+
+
 def insert_many(conn: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
     """Insert ``rows`` in one call, each with the same keys; nothing for none."""
     if rows:

@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from raypacs.index import attributes, audit, deletion, ledger, listing
-from raypacs.index.engine import Txn, add, in_lists, insert, insert_many
+from raypacs.index.engine import Txn, add, changes, in_lists, insert, insert_many
 from raypacs.index.schema import asides, copies, instances, series, sources, studies
 from raypacs.records import AsideRecord, InstanceRecord, Outcome, Registered
 
@@ -378,10 +378,8 @@ def aside(txn: Txn, record: AsideRecord, *, holder: str) -> None:
     row["outcome"] = record.outcome.value
     if deletion.doomed(txn.conn, [(record.study_uid, record.tier, record.path)]):
         return
-    written = txn.conn.execute(
-        insert(txn.conn, asides).values(row).on_conflict_do_nothing(index_elements=["tier", "path"])
-    )
-    if not written.rowcount:
+    once = insert(txn.conn, asides).values(row)
+    if not changes(txn.conn, once.on_conflict_do_nothing(index_elements=["tier", "path"])):
         return
     sizes = {record.tier: record.size_bytes}
     ledger.commit(txn, sizes)

@@ -16,7 +16,7 @@ from raypacs.errors import IndexRefused, RaypacsError
 from raypacs.index import audit, deletion, ledger, queue, registration, relocation, settings
 from raypacs.index.audit import OutboxRow
 from raypacs.index.deletion import DeleteIntent
-from raypacs.index.engine import insert
+from raypacs.index.engine import changes, insert
 from raypacs.index.ledger import LedgerRow, TierSeen
 from raypacs.index.node_writes import NodeWrites
 from raypacs.index.queue_writes import QueueWrites
@@ -162,14 +162,12 @@ class IndexWriter(QueueWrites, NodeWrites, SealWrites, SiteWrites, Writing):
         with self.transaction(now) as txn:
             row = {"name": "sampled_hour", "number": hour_s, "value": "", "at_s": now}
             statement = insert(txn.conn, meta).values(row)
-            changed = txn.conn.execute(
-                statement.on_conflict_do_update(
-                    index_elements=["name"],
-                    set_={"number": hour_s, "at_s": now},
-                    where=meta.c.number < hour_s,
-                )
+            later = statement.on_conflict_do_update(
+                index_elements=["name"],
+                set_={"number": hour_s, "at_s": now},
+                where=meta.c.number < hour_s,
             )
-            if not changed.rowcount:
+            if not changes(txn.conn, later):
                 return False
             audit.publish(txn, "samples", payloads)
             return True
