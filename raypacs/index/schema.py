@@ -47,6 +47,8 @@ meta = sa.Table(
     _time("at_s"),
 )
 
+_UNSEALED = sa.text("state = 'prepared' AND sealed_s = 0")
+
 # ``generation`` grows with every batch that brings new instances; ``prepare_due_s`` is when the
 # study counts as quiet (NULL: nothing new since the last item was made for it).
 studies = sa.Table(
@@ -88,6 +90,12 @@ studies = sa.Table(
     sa.Index("ix_studies_accession", "accession_number"),
     sa.Index("ix_studies_accessed", "accessed_s"),
     sa.Index("ix_studies_created", "created_s"),
+    sa.Index(
+        "ix_studies_unsealed",
+        "last_received_s",
+        sqlite_where=_UNSEALED,
+        postgresql_where=_UNSEALED,
+    ),
 )
 
 # Modalities and parts of patient names to the studies that have them, in the order of the list.
@@ -128,6 +136,7 @@ series = sa.Table(
     _count("size_bytes"),
     _text("manifest_tier"),
     _text("manifest_path"),
+    _count("manifest_bytes"),
     _time("created_s"),
     sa.Index("ix_series_uid", "series_uid"),
     sa.Index("ix_series_modality", "modality", "study_uid"),

@@ -12,6 +12,7 @@ down_revision = "0002"
 _TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 _WAITING = sa.text("state IN ('SCHEDULED', 'SCHEDULED FOR RETRY')")
+_UNSEALED = sa.text("state = 'prepared' AND sealed_s = 0")
 
 
 def upgrade() -> None:
@@ -28,10 +29,12 @@ def downgrade() -> None:
     op.drop_table("halts")
     op.drop_index("ix_work_items_next", "work_items")
     op.drop_index("ix_series_modality", "series")
+    op.drop_index("ix_studies_unsealed", "studies")
     for table, names in (
         ("work_items", ("note", "deaths", "patient_id", "ae_title", "payload")),
         ("nodes", ("draining", "lost_s", "left_s", "problems")),
         ("studies", ("modalities", "source", "sealed_s")),
+        ("series", ("manifest_bytes",)),
     ):
         with op.batch_alter_table(table) as batch:
             for name in names:
@@ -99,6 +102,16 @@ def _studies() -> None:
     for column in (_text("modalities"), _text("source"), _time("sealed_s")):
         op.add_column("studies", column)
     op.create_index("ix_series_modality", "series", ["modality", "study_uid"])
+    op.add_column(
+        "series", sa.Column("manifest_bytes", sa.BigInteger(), server_default="0", nullable=False)
+    )
+    op.create_index(
+        "ix_studies_unsealed",
+        "studies",
+        ["last_received_s"],
+        sqlite_where=_UNSEALED,
+        postgresql_where=_UNSEALED,
+    )
 
 
 def _fill() -> None:
