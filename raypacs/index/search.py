@@ -5,6 +5,10 @@ Parameters come as sent: DICOM keyword or eight-digit tag to a value or a list o
 ``?``, date and time ranges; an empty value matches everything. Person names match in any case and
 in any of their component groups. Keys that are not indexed are ignored, as are ``includefield``
 and ``fuzzymatching``: every known attribute is returned, and those that every answer has.
+
+Studies come in the order of the list (``listing``): newest study date first, of one day the last
+to arrive first. A search walks that list, or the terms that lead along it, only as far as its
+page goes, so that it takes as long among a million studies as among ten thousand.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import sqlalchemy as sa
 from pydicom.datadict import keyword_for_tag
 
 from raypacs.errors import InvalidQuery
+from raypacs.index import listing
 from raypacs.index.attributes import (
     DATES,
     PERSON_NAMES,
@@ -26,7 +31,7 @@ from raypacs.index.attributes import (
     fold_name,
     integer,
 )
-from raypacs.index.schema import instances, series, studies
+from raypacs.index.schema import instances, series, studies, study_terms
 
 Params = Mapping[str, str | Sequence[str]]
 Row = dict[str, Any]
@@ -34,6 +39,8 @@ Source = sa.RowMapping | Row
 
 MAX_LIMIT = 10_001
 """One more than the web edge gives, by which it knows that there are more."""
+# Values of a list that are each looked for by their term.
+_MOST_ALTERNATIVES = 8
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
 _INSTANCE_JSON = frozenset(("ContentDate", "ContentTime"))
 
@@ -49,6 +56,9 @@ _STUDY_ALWAYS = (
     "PatientSex",
     "StudyID",
 )
+
+# Few studies have the same one: found by their own index.
+_SINGLED_OUT = ("StudyInstanceUID", "PatientID", "AccessionNumber")
 
 _STUDY_COLUMNS: dict[str, sa.ColumnElement[Any]] = {
     "StudyInstanceUID": studies.c.study_uid,
@@ -79,13 +89,25 @@ _INSTANCE_COLUMNS: dict[str, sa.ColumnElement[Any]] = {
 
 
 def search_studies(conn: sa.Connection, params: Params) -> list[Row]:
-    """Return matching studies, newest study date first. Raises InvalidQuery."""
-    query = sa.select(studies).order_by(studies.c.study_date.desc(), studies.c.study_uid)
-    rows = conn.execute(_matched(query, params, "studies")).mappings().all()
-    modalities = _modalities(conn, [row["study_uid"] for row in rows])
+    """Return matching studies in the order of the list. Raises InvalidQuery."""
+    conditions, limit, offset = _parsed(params, "studies")
+    walks = _walks(conn, params)
+    found: dict[int, sa.RowMapping] = {}
+    for terms in walks:
+        query = _walked(terms, _places(params)).where(*conditions)
+        # The page of each walk may be all of the answer's.
+        skipped, page = (offset, limit) if len(walks) == 1 else (0, offset + limit)
+        rows = conn.execute(query.limit(page).offset(skipped)).mappings()
+        found |= {row["list_no"]: row for row in rows}
+    places = sorted(found, reverse=True)
+    if len(walks) > 1:
+        places = places[offset : offset + limit]
     return [
-        {**study_row(row), "ModalitiesInStudy": modalities.get(row["study_uid"], "")}
-        for row in rows
+        {
+            **study_row(found[place]),
+            "ModalitiesInStudy": found[place]["modalities"].strip("\\"),
+        }
+        for place in places
     ]
 
 
@@ -97,7 +119,9 @@ def search_series(conn: sa.Connection, params: Params) -> list[Row]:
         .select_from(joined)
         .order_by(series.c.study_uid, series.c.series_number, series.c.series_uid)
     )
-    rows = conn.execute(_matched(query, params, "series")).mappings()
+    conditions, limit, offset = _parsed(params, "series")
+    conditions += _leading(conn, params)
+    rows = conn.execute(query.where(*conditions).limit(limit).offset(offset)).mappings()
     return [
         {**study_row(_part(row, "studies")), **series_row(_part(row, "series"))} for row in rows
     ]
@@ -122,7 +146,9 @@ def search_instances(conn: sa.Connection, params: Params) -> list[Row]:
             instances.c.sop_instance_uid,
         )
     )
-    rows = conn.execute(_matched(query, params, "instances")).mappings()
+    conditions, limit, offset = _parsed(params, "instances")
+    conditions += _leading(conn, params)
+    rows = conn.execute(query.where(*conditions).limit(limit).offset(offset)).mappings()
     return [
         {
             **study_row(_part(row, "studies")),
@@ -190,24 +216,12 @@ def _part(row: sa.RowMapping, table: str) -> Row:
     }
 
 
-def _modalities(conn: sa.Connection, uids: list[str]) -> dict[str, str]:
-    """Return Modalities in Study (0008,0061) by study, joined by a backslash."""
-    found: dict[str, list[str]] = {}
-    rows = conn.execute(
-        sa.select(series.c.study_uid, series.c.modality)
-        .distinct()
-        .where(series.c.study_uid.in_(uids), series.c.modality != "")
-        .order_by(series.c.modality)
-    )
-    for uid, modality in rows:
-        found.setdefault(uid, []).append(modality)
-    return {uid: "\\".join(names) for uid, names in found.items()}
-
-
-def _matched(query: sa.Select[Any], params: Params, level: str) -> sa.Select[Any]:
+def _parsed(params: Params, level: str) -> tuple[list[sa.ColumnElement[bool]], int, int]:
+    """Return conditions, limit and offset."""
     limit, offset = MAX_LIMIT, 0
+    conditions = []
     for name, value in params.items():
-        text = value if isinstance(value, str) else ",".join(value)
+        text = _text(value)
         if name == "limit":
             limit = min(limit, _natural(name, text))
         elif name == "offset":
@@ -215,8 +229,74 @@ def _matched(query: sa.Select[Any], params: Params, level: str) -> sa.Select[Any
         elif text and name not in ("includefield", "fuzzymatching"):
             condition = _condition(_keyword(name), text, level)
             if condition is not None:
-                query = query.where(condition)
-    return query.limit(limit).offset(offset)
+                conditions.append(condition)
+    return conditions, limit, offset
+
+
+def _text(value: str | Sequence[str]) -> str:
+    return value if isinstance(value, str) else ",".join(value)
+
+
+def _asked(params: Params, keyword: str) -> str:
+    """Return the text of a key, however it is written; '' where it is not asked for."""
+    return next((_text(value) for name, value in params.items() if _keyword(name) == keyword), "")
+
+
+def _walks(conn: sa.Connection, params: Params) -> list[Sequence[str]]:
+    """Return the terms to walk by: the list itself (no term), a few terms, or alternatives.
+
+    Keys that single out a few studies by an index of their own need no walk.
+    """
+    if any(_asked(params, key) and not _wild(_asked(params, key)) for key in _SINGLED_OUT):
+        return [()]
+    name = _terms_of_name(params)
+    modalities = set(_list_of(_asked(params, "ModalitiesInStudy")))
+    if _wild("".join(modalities)) or len(modalities) > _MOST_ALTERNATIVES:
+        modalities = set()
+    alternatives = [{listing.term_of_modality(one)} for one in sorted(modalities)] or [set()]
+    return [listing.rarest(conn, name | one) for one in alternatives]
+
+
+def _terms_of_name(params: Params) -> set[str]:
+    """Return the terms of the patient's name that is asked for."""
+    name = _asked(params, "PatientName")
+    return listing.terms_of_name(fold_name(name)) if name else set()
+
+
+def _walked(terms: Sequence[str], places: tuple[int, int] | None) -> sa.Select[Any]:
+    """Return the studies along the first of ``terms`` that have the others, or along the list."""
+    if not terms:
+        place = studies.c.list_no
+        query = sa.select(studies)
+    else:
+        first = study_terms.alias("first")
+        place = first.c.list_no
+        query = sa.select(studies).join_from(first, studies, studies.c.list_no == place)
+        query = query.where(first.c.term == terms[0])
+        for number, term in enumerate(terms[1:]):
+            other = study_terms.alias(f"other_{number}")
+            query = query.where(sa.exists().where(other.c.term == term, other.c.list_no == place))
+    if places is not None:
+        query = query.where(place.between(*places))
+    return query.order_by(place.desc())
+
+
+def _places(params: Params) -> tuple[int, int] | None:
+    """Return the part of the list that the study dates asked for lie in; None for all of it."""
+    text = _asked(params, "StudyDate")
+    if not text:
+        return None
+    first, last = _range("StudyDate", text)
+    return listing.bounds(first or "1", last or "99999999")
+
+
+def _leading(conn: sa.Connection, params: Params) -> list[sa.ColumnElement[bool]]:
+    """Return what leads from a patient's name to series and instances."""
+    terms = listing.rarest(conn, _terms_of_name(params))[:1]
+    return [
+        studies.c.list_no.in_(sa.select(study_terms.c.list_no).where(study_terms.c.term == term))
+        for term in terms
+    ]
 
 
 def _natural(name: str, text: str) -> int:
@@ -234,10 +314,7 @@ def _keyword(name: str) -> str:
 def _condition(keyword: str, text: str, level: str) -> sa.ColumnElement[bool] | None:
     """Return the condition of one key, None for a key that is not indexed at this level."""
     if keyword == "ModalitiesInStudy":
-        inner = series.alias("of_study")
-        return sa.exists().where(
-            inner.c.study_uid == studies.c.study_uid, _any_like(inner.c.modality, text)
-        )
+        return _has_modality(text)
     column = _column(keyword, level)
     if column is None:
         return None
@@ -275,6 +352,21 @@ def _column(keyword: str, level: str) -> sa.ColumnElement[Any] | None:
     return instances.c.attributes[keyword].as_string() if keyword in _INSTANCE_JSON else None
 
 
+def _has_modality(text: str) -> sa.ColumnElement[bool]:
+    named = [value for value in _list_of(text) if not _wild(value)]
+    wild = [value for value in _list_of(text) if _wild(value)]
+    held = [studies.c.modalities.contains(f"\\{value}\\", autoescape=True) for value in named]
+    inner = series.alias("of_study")
+    if wild:
+        matching = _any_like(inner.c.modality, ",".join(wild))
+        held.append(sa.exists().where(inner.c.study_uid == studies.c.study_uid, matching))
+    return sa.or_(sa.false(), *held)
+
+
+def _wild(text: str) -> bool:
+    return "*" in text or "?" in text
+
+
 def _list_of(text: str) -> list[str]:
     return [value for value in re.split(r"[,\\]", text) if value]
 
@@ -286,7 +378,7 @@ def _pattern(text: str) -> str:
 
 
 def _like(column: sa.ColumnElement[Any], text: str) -> sa.ColumnElement[bool]:
-    if "*" in text or "?" in text:
+    if _wild(text):
         return column.like(_pattern(text), escape="\\")
     return column == text
 
@@ -314,17 +406,8 @@ def _within(column: sa.ColumnElement[Any], keyword: str, text: str) -> sa.Column
     """Match a date or time, alone or as a range (PS3.4 section C.2.2.2.5).
 
     A time without minutes or seconds stands for all of that hour or minute.
-
-    Raises:
-        InvalidQuery: neither a value nor a range.
     """
-    plain = text.replace(".", "") if keyword in DATES else text.replace(":", "")
-    form = r"\d{8}" if keyword in DATES else r"\d{2,6}(?:\.\d{1,6})?"
-    found = re.fullmatch(rf"({form})?(-)?({form})?", plain)
-    if found is None or not (found[1] or found[3]) or (found[3] and not found[2]):
-        kind = "date" if keyword in DATES else "time"
-        raise InvalidQuery(f"{keyword}={text!r} is not a {kind} or a range of them", key=keyword)
-    first, last = found[1], found[3] if found[2] else found[1]
+    first, last = _range(keyword, text)
     conditions = [column != ""]
     if first:
         conditions.append(column >= first)
@@ -332,3 +415,19 @@ def _within(column: sa.ColumnElement[Any], keyword: str, text: str) -> sa.Column
         # '1230' < '123059.5' < '1230' + nines: the shorter text stands for all it begins.
         conditions.append(column <= (last if keyword in DATES else last + "999999"))
     return sa.and_(*conditions)
+
+
+def _range(keyword: str, text: str) -> tuple[str, str]:
+    """Return first and last of a date or time, or of a range; '' for an open end.
+
+    Raises:
+        InvalidQuery: neither a value nor a range.
+    """
+    plain = text.replace(".", "") if keyword in DATES else text.replace(":", "")
+    form = r"\d{8}" if keyword in DATES else r"\d{2,6}(?:\.\d{1,6})?"
+    found = re.fullmatch(rf"({form})?(-)?({form})?", plain, re.ASCII)
+    if found is None or not (found[1] or found[3]) or (found[3] and not found[2]):
+        kind = "date" if keyword in DATES else "time"
+        raise InvalidQuery(f"{keyword}={text!r} is not a {kind} or a range of them", key=keyword)
+    first = found[1] or ""
+    return first, (found[3] or "") if found[2] else first
