@@ -104,3 +104,16 @@ def story(conn: sa.Connection, study_uid: str, limit: int) -> list[dict[str, Any
         .limit(limit)
     )
     return [dict(row) for row in conn.execute(newest).mappings()][::-1]
+
+
+def nodes_of(
+    conn: sa.Connection, study_uid: str, item_id: int, event: str, limit: int
+) -> list[str]:
+    """Return the nodes of the newest ``limit`` events of an item, each once, by name."""
+    newest = (
+        sa.select(audit.c.node)
+        .where(audit.c.study_uid == study_uid, audit.c.item_id == item_id, audit.c.event == event)
+        .order_by(audit.c.audit_id.desc())
+        .limit(limit)
+    )
+    return sorted(set(conn.execute(newest).scalars()))

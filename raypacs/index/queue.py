@@ -1,26 +1,44 @@
-"""The one work queue: items are enqueued, leased, renewed, and expire.
+"""The one work queue: items are enqueued, tried again, cancelled.
 
-A lease is (item, attempt, token, expiry). It stays good under a later epoch, because the index,
-not the master, holds it. Reports are in ``report.py``.
+Rows are in ``items``, leases in ``leasing``, reports in ``report``, operators' bulk in ``bulk``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
-from raypacs.errors import StaleLease
+from raypacs.errors import NotFound
 from raypacs.index import audit
-from raypacs.index.engine import Txn, add, in_lists
-from raypacs.index.schema import dead_attempts, studies, work_items
-from raypacs.layout import new_token
-from raypacs.policy.queue import FINISHED, WAITING, Event, Priority, State, transition
-from raypacs.policy.retry import Retry
-from raypacs.records import Lease
+from raypacs.index.engine import Txn, in_lists
+from raypacs.index.items import (
+    bury,
+    find,
+    find_where,
+    is_running,
+    make,
+    move,
+    move_many,
+    waiting_id,
+    write,
+)
+from raypacs.index.schema import dead_attempts, nodes, studies, work_items
+from raypacs.policy.kinds import PREPARE, kind_of
+from raypacs.policy.queue import WAITING, Event, Priority, State
 
-PREPARE = "PREPARE"
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is asked of a new item beside its kind and study. ``due_s`` 0: now."""
+
+    priority: Priority = Priority.MEDIUM
+    due_s: float = 0.0
+    wanted_node: str = ""
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    who: str = ""
 
 
 def enqueue_due(txn: Txn) -> int:
@@ -50,73 +68,109 @@ def enqueue(txn: Txn, kind: str, study_uid: str, generation: int) -> bool:
     Returns:
         Whether an item waits now that did not before.
     """
-    waiting = txn.conn.execute(
-        sa.select(work_items.c.item_id).where(
-            work_items.c.kind == kind,
-            work_items.c.study_uid == study_uid,
-            work_items.c.state.in_(WAITING),
-        )
-    ).scalar()
+    waiting = waiting_id(txn.conn, kind, study_uid)
     if waiting is not None:
-        txn.conn.execute(
-            sa.update(work_items)
-            .where(work_items.c.item_id == waiting)
-            .values(generation=generation, updated_s=txn.now)
-        )
+        write(txn, [{"_id": waiting, "generation": generation, "updated_s": txn.now}])
         return False
-    if _reschedule(txn, kind, study_uid, generation):
-        return True
-    made = txn.conn.execute(
-        sa.insert(work_items).values(
-            kind=kind,
-            study_uid=study_uid,
-            generation=generation,
-            state=State.SCHEDULED.value,
-            priority=Priority.MEDIUM,
-            due_s=txn.now,
-            created_s=txn.now,
-            updated_s=txn.now,
-        )
-    )
-    item_id = (made.inserted_primary_key or (0,))[0]
-    audit.record(
-        txn,
-        "scheduled",
-        study_uid=study_uid,
-        item_id=item_id,
-        detail={"kind": kind, "generation": generation},
-    )
+    _schedule(txn, kind, study_uid, generation, Wish())
     return True
 
 
-def _reschedule(txn: Txn, kind: str, study_uid: str, generation: int) -> bool:
-    """Schedule the study's failed item again; earlier ones it stands for are CANCELED."""
-    failed = txn.conn.execute(
-        sa.select(work_items)
-        .where(
-            work_items.c.kind == kind,
-            work_items.c.study_uid == study_uid,
-            work_items.c.state == State.FAILED.value,
-        )
-        .order_by(work_items.c.item_id.desc())
-    ).mappings()
-    items = failed.all()
-    if not items:
-        return False
-    item = items[0]
-    for older in items[1:]:
-        move(txn, older, Event.CANCEL, error=f"{older['error']}; item {item['item_id']} goes on")
-    fresh = {"attempt": 0, "token": "", "node": "", "error": "", "finished_s": 0.0}
-    move(txn, item, Event.RESCHEDULE, generation=generation, due_s=txn.now, **fresh)
-    _set_study_state(txn, study_uid, "received")
-    audit.record(
-        txn,
-        "scheduled",
-        study_uid=study_uid,
-        item_id=item["item_id"],
-        detail={"kind": kind, "generation": generation, "after": item["error"]},
+def ask(txn: Txn, kind: str, study_uid: str, wish: Wish) -> int:
+    """Make a waiting item as somebody wishes; return its id.
+
+    Where one waits already it is that one: it gets the higher priority and the earlier time, and
+    what else was wished.
+
+    Raises:
+        InvalidQuery: no such kind of work.
+        NotFound: no such study or node.
+    """
+    kind_of(kind)
+    generation = 0
+    if study_uid:
+        found = txn.conn.execute(
+            sa.select(studies.c.generation).where(studies.c.study_uid == study_uid)
+        ).scalar()
+        if found is None:
+            raise NotFound(f"no study {study_uid}", study_uid=study_uid)
+        generation = int(found)
+    check_nodes(txn.conn, [wish.wanted_node] if wish.wanted_node else [])
+    waiting = waiting_id(txn.conn, kind, study_uid)
+    item = None if waiting is None else find(txn.conn, waiting)
+    if item is None:
+        return _schedule(txn, kind, study_uid, generation, wish)
+    changes = {
+        "generation": generation,
+        "priority": max(item["priority"], wish.priority),
+        "due_s": min(item["due_s"], wish.due_s or txn.now),
+        "wanted_node": wish.wanted_node or item["wanted_node"],
+        "payload": dict(wish.payload) or item["payload"],
+        "updated_s": txn.now,
+    }
+    write(txn, [{"_id": item["item_id"], **changes}])
+    return int(item["item_id"])
+
+
+def check_nodes(conn: sa.Connection, names: Iterable[str]) -> None:
+    """Raise NotFound for a name that no node has or had."""
+    for name in names:
+        if conn.execute(sa.select(nodes.c.name).where(nodes.c.name == name)).first() is None:
+            raise NotFound(f"no node {name}", node=name)
+
+
+def _schedule(txn: Txn, kind: str, study_uid: str, generation: int, wish: Wish) -> int:
+    """Schedule the study's failed item again, or a new one; return its id.
+
+    Earlier failed items that it stands for are CANCELED.
+    """
+    values = {
+        "generation": generation,
+        "priority": int(wish.priority),
+        "due_s": wish.due_s or txn.now,
+        "wanted_node": wish.wanted_node,
+        "payload": dict(wish.payload),
+    }
+    told = {"kind": kind, "generation": generation}
+    failed = find_where(
+        txn.conn,
+        work_items.c.kind == kind,
+        work_items.c.study_uid == study_uid,
+        work_items.c.state == State.FAILED.value,
     )
-    return True
+    if failed:
+        *older, item = failed
+        item_id = int(item["item_id"])
+        goes_on = [{"error": f"{one['error']}; item {item_id} goes on"} for one in older]
+        move_many(txn, older, Event.CANCEL, goes_on)
+        move(txn, item, Event.RESCHEDULE, **FRESH, **values)
+        if kind == PREPARE:
+            set_study_state(txn, study_uid, "received")
+        told["after"] = item["error"]
+    else:
+        item_id = make(txn, kind, study_uid, values | _of_study(txn.conn, study_uid))
+    audit.record(txn, "scheduled", study_uid=study_uid, item_id=item_id, who=wish.who, detail=told)
+    return item_id
+
+
+# What an item has that nobody worked on yet.
+FRESH: dict[str, Any] = {
+    "attempt": 0,
+    "deaths": 0,
+    "token": "",
+    "node": "",
+    "error": "",
+    "note": "",
+    "finished_s": 0.0,
+}
+
+
+def _of_study(conn: sa.Connection, study_uid: str) -> dict[str, str]:
+    """Return what the task list filters by and the study knows."""
+    row = conn.execute(
+        sa.select(studies.c.patient_id, studies.c.source).where(studies.c.study_uid == study_uid)
+    ).one_or_none()
+    return {"patient_id": row.patient_id, "ae_title": row.source} if row else {}
 
 
 def ask_again(txn: Txn, study_uids: Iterable[str]) -> None:
@@ -139,180 +193,13 @@ def unprepared_count(conn: sa.Connection, study_uid: str) -> int:
     return int(counts or 0)
 
 
-def lease(txn: Txn, node: str, kinds: Sequence[str], limit: int, lease_s: float) -> list[Lease]:
-    """Give ``node`` up to ``limit`` items: highest priority first, then the longest due.
-
-    An item whose study is being worked on (same kind) waits until that work ended.
-    """
-    running = work_items.alias("running")
-    candidates = txn.conn.execute(
-        sa.select(work_items)
-        .where(
-            work_items.c.state.in_(WAITING),
-            work_items.c.kind.in_(list(kinds)),
-            work_items.c.due_s <= txn.now,
-            work_items.c.wanted_node.in_(["", node]),
-            ~sa.exists().where(
-                running.c.kind == work_items.c.kind,
-                running.c.study_uid == work_items.c.study_uid,
-                running.c.state == State.IN_PROCESS.value,
-            ),
-        )
-        .order_by(work_items.c.priority.desc(), work_items.c.due_s, work_items.c.item_id)
-        .limit(max(0, limit))
-    ).mappings()
-    return [_take(txn, item, node, lease_s) for item in candidates.all()]
-
-
-def _take(txn: Txn, item: sa.RowMapping, node: str, lease_s: float) -> Lease:
-    taken = Lease(
-        item_id=item["item_id"],
-        kind=item["kind"],
-        study_uid=item["study_uid"],
-        generation=item["generation"],
-        attempt=item["attempt"] + 1,
-        token=new_token(),
-        epoch=txn.epoch,
-        node=node,
-        expires_at_s=txn.now + lease_s,
-    )
-    move(
-        txn,
-        item,
-        Event.LEASE,
-        attempt=taken.attempt,
-        token=taken.token,
-        epoch=txn.epoch,
-        node=node,
-        expires_at_s=taken.expires_at_s,
-        started_s=txn.now,
-    )
-    audit.record(
-        txn,
-        "leased",
-        study_uid=taken.study_uid,
-        item_id=taken.item_id,
-        node=node,
-        detail={"attempt": taken.attempt, "token": taken.token},
-    )
-    return taken
-
-
-def move(txn: Txn, item: sa.RowMapping, event: Event, **values: Any) -> State:
-    """Move an item along the transition table and write ``values`` with it.
-
-    Raises:
-        IllegalTransition: with the item's story.
-    """
-    story = f"item {item['item_id']} ({item['kind']} of {item['study_uid']})"
-    state = transition(State(item["state"]), event, story=story)
-    values |= {"state": state.value, "updated_s": txn.now}
-    if state in FINISHED:
-        values["finished_s"] = txn.now
-    txn.conn.execute(
-        sa.update(work_items).where(work_items.c.item_id == item["item_id"]).values(**values)
-    )
-    return state
-
-
-def current(txn: Txn, lease: Lease) -> sa.RowMapping:
-    """Return the running item that ``lease`` holds.
-
-    Raises:
-        StaleLease: the item is gone, was given to another attempt, or the lease has expired.
-    """
-    item = find(txn.conn, lease.item_id)
-    if item is None:
-        raise stale(lease, "the item is gone")
-    if item["token"] != lease.token or item["attempt"] != lease.attempt:
-        raise stale(lease, f"attempt {item['attempt']} is the current one")
-    if item["state"] != State.IN_PROCESS.value:
-        raise stale(lease, f"the item is {item['state']}")
-    if item["expires_at_s"] <= txn.now:
-        raise stale(lease, "it has expired")
-    return item
-
-
-def find(conn: sa.Connection, item_id: int) -> sa.RowMapping | None:
-    """Return the item's row."""
-    return (
-        conn.execute(sa.select(work_items).where(work_items.c.item_id == item_id))
-        .mappings()
-        .one_or_none()
-    )
-
-
-def stale(lease: Lease, why: str) -> StaleLease:
-    """Return the error for a lease that is not the current one."""
-    return StaleLease(
-        f"lease of item {lease.item_id}, attempt {lease.attempt}, is stale: {why}",
-        item_id=lease.item_id,
-        attempt=lease.attempt,
-        token=lease.token,
-    )
-
-
-def renew(txn: Txn, lease: Lease, lease_s: float) -> Lease:
-    """Extend a lease. Raises StaleLease."""
-    item = current(txn, lease)
-    expires_at_s = txn.now + lease_s
-    txn.conn.execute(
-        sa.update(work_items)
-        .where(work_items.c.item_id == lease.item_id)
-        .values(expires_at_s=expires_at_s, updated_s=txn.now, epoch=txn.epoch)
-    )
-    return as_lease({**item, "expires_at_s": expires_at_s, "epoch": txn.epoch})
-
-
-def as_lease(item: dict[str, Any] | sa.RowMapping) -> Lease:
-    """Return a running item's row as its lease."""
-    return Lease(**{name: item[name] for name in Lease.__slots__})
-
-
-def expire(txn: Txn, retry: Retry, chance: float) -> list[Lease]:
-    """End leases that ran out: another try; return the dead attempts.
-
-    Their node or dispatcher died, which says nothing about the item: the attempt does not count.
-    """
-    lost = txn.conn.execute(
-        sa.select(work_items).where(
-            work_items.c.state == State.IN_PROCESS.value, work_items.c.expires_at_s <= txn.now
-        )
-    ).mappings()
-    dead = []
-    for item in lost.all():
-        bury(txn, item)
-        again_or_fail(
-            txn,
-            item,
-            retry.after_death_s(item["attempt"], chance=chance),
-            f"waits for another try: lease expired on node {item['node']}",
-            token="",
-            attempt=item["attempt"] - 1,
-        )
-        dead.append(as_lease(item))
-    return dead
-
-
 def end_leases_of(txn: Txn, node: str) -> None:
     """Let the leases of a node that has started anew run out now: its tasks died with it."""
     txn.conn.execute(
         sa.update(work_items)
-        .where(work_items.c.node == node, work_items.c.state == State.IN_PROCESS.value)
+        .where(work_items.c.node == node, is_running)
         .values(expires_at_s=txn.now)
     )
-
-
-def bury(txn: Txn, item: sa.RowMapping) -> None:
-    """Mark the running attempt as dead, so that what it wrote is swept."""
-    row = {
-        "token": item["token"],
-        "study_uid": item["study_uid"],
-        "died_s": txn.now,
-        "next_sweep_s": txn.now,
-        "sweeps": 0,
-    }
-    add(txn.conn, dead_attempts, [row], counters=[], replace=["next_sweep_s"])
 
 
 def again_or_fail(
@@ -323,17 +210,11 @@ def again_or_fail(
     Where a later generation of the study waits already, that item does the work: this one is
     CANCELED (there is at most one waiting item).
     """
-    waiting = txn.conn.execute(
-        sa.select(work_items.c.item_id).where(
-            work_items.c.kind == item["kind"],
-            work_items.c.study_uid == item["study_uid"],
-            work_items.c.state.in_(WAITING),
-        )
-    ).scalar()
+    waiting = waiting_id(txn.conn, item["kind"], item["study_uid"])
     if delay_s is None:
         state = move(txn, item, Event.FAIL, error=error, **values)
-        if waiting is None:
-            _set_study_state(txn, item["study_uid"], "failed")
+        if waiting is None and item["kind"] == PREPARE:
+            set_study_state(txn, item["study_uid"], "failed")
     elif waiting is not None:
         error = f"{error}; item {waiting} goes on"
         state = move(txn, item, Event.CANCEL, error=error, **values)
@@ -350,22 +231,20 @@ def again_or_fail(
     return state
 
 
-def _set_study_state(txn: Txn, study_uid: str, state: str) -> None:
+def set_study_state(txn: Txn, study_uid: str, state: str) -> None:
+    """Write a study's state: received, prepared or failed."""
     txn.conn.execute(sa.update(studies).where(studies.c.study_uid == study_uid).values(state=state))
 
 
 def cancel_items(txn: Txn, study_uid: str, why: str) -> None:
     """Cancel what waits, runs or failed for a study; a running attempt is dead from now on."""
-    open_items = txn.conn.execute(
-        sa.select(work_items).where(
-            work_items.c.study_uid == study_uid,
-            work_items.c.state.in_([*WAITING, State.IN_PROCESS, State.FAILED]),
-        )
-    ).mappings()
-    for item in open_items.all():
-        if item["state"] == State.IN_PROCESS.value:
-            bury(txn, item)
-        move(txn, item, Event.CANCEL, error=why, token="")
+    open_items = find_where(
+        txn.conn,
+        work_items.c.study_uid == study_uid,
+        work_items.c.state.in_([*WAITING, State.IN_PROCESS, State.FAILED]),
+    )
+    bury(txn, [item for item in open_items if item["state"] == State.IN_PROCESS.value])
+    move_many(txn, open_items, Event.CANCEL, [{"error": why, "token": ""}] * len(open_items))
 
 
 def sweepable(conn: sa.Connection, now: float, limit: int) -> list[tuple[str, str, int]]:
@@ -394,8 +273,4 @@ def swept(txn: Txn, token: str, *, again_s: float | None) -> None:
 
 def live_tokens(conn: sa.Connection) -> set[str]:
     """Return the tokens of running attempts."""
-    return set(
-        conn.execute(
-            sa.select(work_items.c.token).where(work_items.c.state == State.IN_PROCESS.value)
-        ).scalars()
-    )
+    return set(conn.execute(sa.select(work_items.c.token).where(is_running)).scalars())

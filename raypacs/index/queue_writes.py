@@ -1,43 +1,105 @@
-"""Writes to the work queue: each a transaction around functions of ``queue`` and ``report``."""
+"""Writes to the work queue: each a transaction around ``queue``, ``leasing``, ``report``, ``bulk``.
+
+What ends an attempt, or an operator asked for, commits durably: it must not be done twice, or
+forgotten, after a power loss.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raypacs.index import queue, settings
+from raypacs.errors import StaleLease
+from raypacs.index import halting, leasing, queue, settings
+from raypacs.index.leasing import Polled
+from raypacs.index.queue import Wish
 from raypacs.index.report import report
 from raypacs.index.writing import Writing, retry_of
 from raypacs.policy.queue import State
-from raypacs.records import Lease, WorkResult
+from raypacs.records import Lease, Poll, WorkResult
 
 
 class QueueWrites(Writing):
     """The work queue's part of the writer."""
+
+    # Items
 
     def enqueue_due(self, now: float) -> int:
         """Make items for studies that became quiet; return how many."""
         with self.transaction(now) as txn:
             return queue.enqueue_due(txn)
 
-    def lease(self, node: str, kinds: Sequence[str], limit: int, now: float) -> list[Lease]:
-        """Give ``node`` up to ``limit`` items of ``kinds``."""
+    def enqueue_item(self, kind: str, study_uid: str, wish: Wish, now: float) -> int:
+        """Make an item, or change the one that waits; return its id.
+
+        Raises:
+            InvalidQuery: no such kind of work.
+            NotFound: no such study or node.
+        """
+        with self.transaction(now, durable=True) as txn:
+            return queue.ask(txn, kind, study_uid, wish)
+
+    # Halting
+
+    def halt(self, kind: str, who: str, now: float) -> None:
+        """Give out no more of a kind ('': of any); what runs goes on. Raises InvalidQuery."""
+        with self.transaction(now, durable=True) as txn:
+            halting.halt(txn, kind, who)
+
+    def resume(self, kind: str, who: str, now: float) -> None:
+        """Give out work of a kind ('': of the queue) again. Raises InvalidQuery."""
+        with self.transaction(now, durable=True) as txn:
+            halting.resume(txn, kind, who)
+
+    # Leases
+
+    def poll(self, asked: Poll, now: float) -> Polled:
+        """Renew what a dispatcher runs, say what it must stop, give it work by admission."""
         with self.transaction(now) as txn:
-            return queue.lease(txn, node, kinds, limit, settings.read(txn.conn)[1].lease_s)
+            current = settings.read(txn.conn)[1]
+            return leasing.poll(txn, asked, current, retry_of(txn), self._chance())
+
+    def lease(self, node: str, kinds: Sequence[str], limit: int, now: float) -> list[Lease]:
+        """Give ``node`` up to ``limit`` items of ``kinds``, whatever else it runs."""
+        with self.transaction(now) as txn:
+            return leasing.lease(txn, node, kinds, limit, settings.read(txn.conn)[1].lease_s)
 
     def renew(self, lease: Lease, now: float) -> Lease:
         """Extend a lease. Raises StaleLease."""
         with self.transaction(now) as txn:
-            return queue.renew(txn, lease, settings.read(txn.conn)[1].lease_s)
+            return leasing.renew(txn, lease, settings.read(txn.conn)[1].lease_s)
 
     def report(self, lease: Lease, result: WorkResult, now: float) -> State:
         """End an attempt; the same report again changes nothing. Raises StaleLease."""
-        with self.transaction(now) as txn:
-            return report(txn, lease, result, retry_of(txn), self._chance())
+        (answer,) = self.report_many([(lease, result)], now)
+        if isinstance(answer, StaleLease):
+            raise answer
+        return answer
+
+    def report_many(
+        self, reports: Sequence[tuple[Lease, WorkResult]], now: float
+    ) -> list[State | StaleLease]:
+        """End attempts in one durable transaction; the same reports again change nothing.
+
+        Returns:
+            The state of each item, or StaleLease for a lease that is not the current one.
+        """
+        answers: list[State | StaleLease] = []
+        with self.transaction(now, durable=True) as txn:
+            retry = retry_of(txn)
+            for lease, result in reports:
+                try:
+                    answers.append(report(txn, lease, result, retry, self._chance()))
+                except StaleLease as exc:  # raised before anything of it was written
+                    answers.append(exc)
+        return answers
 
     def expire(self, now: float) -> list[Lease]:
         """End leases that ran out; return the dead attempts."""
         with self.transaction(now) as txn:
-            return queue.expire(txn, retry_of(txn), self._chance())
+            current = settings.read(txn.conn)[1]
+            return leasing.expire(txn, current, retry_of(txn), self._chance())
+
+    # Sweeping
 
     def sweepable(self, now: float, limit: int = 100) -> list[tuple[str, str, int]]:
         """Return dead attempts to sweep: (token, study UID, sweeps done)."""

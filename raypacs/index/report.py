@@ -13,16 +13,11 @@ import sqlalchemy as sa
 
 from raypacs.index import audit, ledger
 from raypacs.index.engine import Txn, in_lists, insert_many
-from raypacs.index.queue import (
-    again_or_fail,
-    current,
-    find,
-    move,
-    stale,
-    unprepared_count,
-)
+from raypacs.index.items import current, find, find_where, move, move_many, stale
+from raypacs.index.queue import again_or_fail, unprepared_count
 from raypacs.index.registration import count_copies
 from raypacs.index.schema import instances, packs, studies, work_items
+from raypacs.policy.kinds import PREPARE
 from raypacs.policy.queue import WAITING, Event, State
 from raypacs.policy.retry import Retry
 from raypacs.records import Lease, PreparedInstance, PreparedSeries, WorkResult
@@ -41,24 +36,28 @@ def report(txn: Txn, lease: Lease, result: WorkResult, retry: Retry, chance: flo
     if (before := _reported_before(txn, lease)) is not None:
         return before
     item = current(txn, lease)
+    strangers = [pack for pack in result.packs if pack.study_uid != lease.study_uid]
+    if strangers:
+        raise stale(lease, f"it reports a pack of study {strangers[0].study_uid}")
     for pack in result.packs:
-        if pack.study_uid != lease.study_uid:
-            raise stale(lease, f"pack of study {pack.study_uid} reported for {lease.study_uid}")
         _take_over(txn, pack, lease)
-    error = result.error or _left_out(txn, lease)
+    prepares = lease.kind == PREPARE
+    error = result.error or (_left_out(txn, lease) if prepares else "")
     if error:
         state = _unfinished(txn, item, result, error, retry, chance)
     else:
-        state = move(txn, item, Event.COMPLETE, error="")
+        event = Event.WARN if result.warning else Event.COMPLETE
+        state = move(txn, item, event, error=result.warning, deaths=0)
         audit.record(
             txn,
-            "prepared",
+            "prepared" if prepares else state.value.lower(),
             study_uid=lease.study_uid,
             item_id=lease.item_id,
             node=lease.node,
             detail=_summary(lease, result),
         )
-    _follow_up(txn, lease)
+    if prepares:
+        _follow_up(txn, lease)
     return state
 
 
@@ -69,10 +68,10 @@ def _unfinished(
     delay_s: float | None
     if result.waits:
         delay_s = retry.wait_s(chance=chance)
-        state = again_or_fail(txn, item, delay_s, error, attempt=item["attempt"] - 1)
+        state = again_or_fail(txn, item, delay_s, error, attempt=item["attempt"] - 1, deaths=0)
     else:
         delay_s = retry.delay_s(item["attempt"], retryable=result.retryable, chance=chance)
-        state = again_or_fail(txn, item, delay_s, error)
+        state = again_or_fail(txn, item, delay_s, error, deaths=0)
     event = "failed" if delay_s is None else "retry"
     told = {"event": event, "study_uid": item["study_uid"], "node": item["node"]}
     audit.publish(txn, "events", [told])
@@ -221,22 +220,22 @@ def _follow_up(txn: Txn, lease: Lease) -> None:
 
 def _settle(txn: Txn, lease: Lease) -> None:
     """Cancel what waits, or had failed, for instances that this attempt prepared as well."""
-    others = txn.conn.execute(
-        sa.select(work_items).where(
-            work_items.c.kind == lease.kind,
-            work_items.c.study_uid == lease.study_uid,
-            work_items.c.state.in_([*WAITING, State.FAILED]),
-        )
-    ).mappings()
-    for item in others.all():
-        move(txn, item, Event.CANCEL, error=f"item {lease.item_id} prepared everything")
+    others = find_where(
+        txn.conn,
+        work_items.c.kind == lease.kind,
+        work_items.c.study_uid == lease.study_uid,
+        work_items.c.state.in_([*WAITING, State.FAILED]),
+    )
+    why = {"error": f"item {lease.item_id} prepared everything"}
+    move_many(txn, others, Event.CANCEL, [why] * len(others))
 
 
 def _summary(lease: Lease, result: WorkResult) -> dict[str, Any]:
     prepared = [one for pack in result.packs for one in pack.instances]
-    return {
-        "attempt": lease.attempt,
-        "generation": lease.generation,
+    told = {"kind": lease.kind, "attempt": lease.attempt, "generation": lease.generation}
+    if lease.kind != PREPARE:
+        return told | ({"warning": result.warning} if result.warning else {})
+    return told | {
         "packs": len(result.packs),
         "instances": len(prepared),
         "copied": sum(one.form == "copied" for one in prepared),

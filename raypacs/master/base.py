@@ -8,6 +8,7 @@ from pathlib import Path
 
 from raypacs.index.reader import IndexReader
 from raypacs.index.writer import IndexWriter
+from raypacs.master.polls import Polls
 from raypacs.upkeep import TierSet
 
 
@@ -33,6 +34,7 @@ class MasterBase:
     _writer: IndexWriter
     _tiers: TierSet
     _due: Due
+    _polls: Polls
     _stats_dir: Path
 
     @property

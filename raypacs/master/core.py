@@ -23,6 +23,7 @@ from raypacs.index.writer import IndexWriter
 from raypacs.master.base import Due
 from raypacs.master.keeping import DELETE_GRACE_S, TierDuties
 from raypacs.master.nodes import NodeEvents
+from raypacs.master.polls import Polls
 from raypacs.master.queueing import QueueEvents
 from raypacs.master.sealing import SealDuties
 from raypacs.policy.forecast import hour_of
@@ -78,6 +79,7 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
             self._engine, [marked], clock(), sequence=sequence, chance=chance
         )
         self._due = Due()
+        self._polls = Polls()
         if not version:
             self.apply_settings(settings, "first start")
         self._look_at_tiers(clock())
@@ -139,7 +141,9 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
             NotFound: no such study.
         """
         now = self._clock()
-        return len(self._writer.delete_study(study_uid, now, grace_s=DELETE_GRACE_S))
+        intents = self._writer.delete_study(study_uid, now, grace_s=DELETE_GRACE_S)
+        self._polls.changed()
+        return len(intents)
 
     def settings(self) -> tuple[int, Settings]:
         """Return (version, settings)."""
@@ -148,6 +152,7 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
     def apply_settings(self, new: Settings, who: str) -> int:
         """Make ``new`` the settings; return their version. Raises ConfigError."""
         version = self._writer.apply_settings(new, who, self._clock())
+        self._polls.changed()
         self._look_at_tiers(self._clock())
         return version
 
@@ -162,6 +167,8 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
         now = self._clock() if now is None else now
         expired = self._writer.expire(now)
         enqueued = self._writer.enqueue_due(now)
+        if expired or enqueued:
+            self._polls.changed()
         if now >= self._due.tiers_s:
             self._look_at_tiers(now)
         swept = self._sweep_attempts(now) + self._sweep_parts(now)

@@ -7,9 +7,9 @@ two partial unique indexes.
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
-from raypacs.errors import IllegalTransition
+from raypacs.errors import IllegalTransition, InvalidQuery
 
 
 class State(StrEnum):
@@ -30,13 +30,13 @@ class Event(StrEnum):
     LEASE = "lease"  # a node took it
     COMPLETE = "complete"  # reported done
     WARN = "warn"  # reported done, with something an operator should read
-    RETRY = "retry"  # the attempt failed, waits or its lease expired; another try follows
+    RETRY = "retry"  # the attempt failed, waits or died; another try follows
     FAIL = "fail"  # no further try
     CANCEL = "cancel"  # not wanted any more (study deleted, superseded, by an operator)
-    RESCHEDULE = "reschedule"  # asked for again
+    RESCHEDULE = "reschedule"  # asked for again, or for another time or node
 
 
-class Priority:
+class Priority(IntEnum):
     """Higher goes first."""
 
     LOW = 0
@@ -45,10 +45,29 @@ class Priority:
     STAT = 30
 
 
+def priority_of(name: str) -> Priority:
+    """Return a priority by its name: low, medium, high or stat.
+
+    Raises:
+        InvalidQuery: there is no such priority.
+    """
+    try:
+        return Priority[name.upper()]
+    except KeyError:
+        known = ", ".join(one.name.lower() for one in Priority)
+        raise InvalidQuery(
+            f"priority: no priority {name!r}; known: {known}", priority=name
+        ) from None
+
+
 WAITING = (State.SCHEDULED, State.SCHEDULED_FOR_RETRY)
 FINISHED = (State.COMPLETED, State.WARNING, State.FAILED, State.CANCELED)
 
-_WAITING_ROW = {Event.LEASE: State.IN_PROCESS, Event.CANCEL: State.CANCELED}
+_WAITING_ROW = {
+    Event.LEASE: State.IN_PROCESS,
+    Event.CANCEL: State.CANCELED,
+    Event.RESCHEDULE: State.SCHEDULED,
+}
 _FINISHED_ROW = {Event.RESCHEDULE: State.SCHEDULED}
 # A failure that no longer matters: the study was deleted, or another item did its work.
 _FAILED_ROW = {**_FINISHED_ROW, Event.CANCEL: State.CANCELED}

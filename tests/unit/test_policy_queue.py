@@ -13,8 +13,10 @@ from raypacs.policy.queue import FINISHED, WAITING, Event, State, transition
 LEGAL = """
 SCHEDULED            lease       IN PROCESS
 SCHEDULED            cancel      CANCELED
+SCHEDULED            reschedule  SCHEDULED
 SCHEDULED FOR RETRY  lease       IN PROCESS
 SCHEDULED FOR RETRY  cancel      CANCELED
+SCHEDULED FOR RETRY  reschedule  SCHEDULED
 IN PROCESS           complete    COMPLETED
 IN PROCESS           warn        WARNING
 IN PROCESS           retry       SCHEDULED FOR RETRY
@@ -45,6 +47,6 @@ def test_every_cell_of_the_table(state: State, event: Event) -> None:
 
 
 def test_each_state_waits_runs_or_is_an_end() -> None:
-    assert len(TABLE) == 14
+    assert len(TABLE) == 16
     assert {*WAITING, *FINISHED, State.IN_PROCESS} == set(State)
     assert not set(WAITING) & set(FINISHED)
