@@ -123,6 +123,11 @@ def _psycopg(url: str) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
+def study_uid(number: int) -> str:
+    """Return the UID of a site's study, counted from 0."""
+    return f"{_ROOT}.{number}"
+
+
 def study_rows(count: int) -> Iterator[tuple[Any, ...]]:
     """Yield ``count`` studies, the same every time, as STUDY_COLUMNS."""
     chance = random.Random(count)
@@ -139,7 +144,7 @@ def study_rows(count: int) -> Iterator[tuple[Any, ...]]:
         used[date] = used.get(date, 0) + 1
         main = chance.choices(_MODALITIES, _SHARES)[0]
         modalities = joined({main, "SR"} if number % 3 == 0 else {main})
-        uid = f"{_ROOT}.{number}"
+        uid = study_uid(number)
         received_s = NOW - (_LAST_DAY - day).days * 86_400.0
         size = INSTANCES * 526_000
         attributes = {
