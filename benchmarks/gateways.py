@@ -71,7 +71,12 @@ class Holdings:
             hint_complete=lambda _: None,
             settings=lambda: (1, self.settings),
             apply_settings=lambda _a, _b: 1,
-            queue=lambda _a, _b: [],
+            tasks=lambda *_: {"items": [], "total": 0},
+            task=lambda _: {},
+            queue_state=dict,
+            nodes=list,
+            why=lambda _: [],
+            master=lambda *_, **__: None,
             touched=lambda _: None,
         )
 

@@ -14,8 +14,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -136,9 +137,9 @@ class _Edge:
         signal.signal(signal.SIGTERM, lambda *_: self.stopping.set())
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the node, which stops us
 
-    def call(self, event: str, *args: Any) -> Any:
+    def call(self, event: str, *args: Any, **named: Any) -> Any:
         """Call the master through the supervising actor."""
-        return self.link.call(event, *args, timeout_s=REGISTER_TIMEOUT_S)
+        return self.link.call(event, *args, timeout_s=REGISTER_TIMEOUT_S, **named)
 
     def hint(self, study_uids: list[str]) -> None:
         """Tell the master that these studies are complete, after they are registered."""
@@ -210,10 +211,31 @@ def services(edge: _Edge) -> Services:
         apply_settings=lambda values, who: call(
             "apply_settings", parse(Settings, values, "settings"), who
         ),
-        queue=lambda limit, filters: reader.queue(filters, limit=limit),
+        tasks=partial(_tasks, reader),
+        task=partial(_task, reader),
+        queue_state=lambda: {"state": "running", "why": "", "kinds": {}},
+        nodes=lambda: list(_status(edge)["nodes"]),
+        why=reader.why,
+        master=call,
         touched=lambda uids: edge.link.cast("touched", uids),
         node={"name": bootstrap.name, "host": bootstrap.host, "http_port": edge.spec.port},
     )
+
+
+def _tasks(
+    reader: IndexReader, filters: Mapping[str, str], limit: int, offset: int, before_id: int
+) -> dict[str, Any]:
+    items = reader.queue(filters, limit=100_000)
+    found = [one for one in items if not before_id or one["item_id"] < before_id]
+    page = found[offset : offset + limit]
+    return {"items": page, "total": len(items), "total_is_exact": True}
+
+
+def _task(reader: IndexReader, item_id: int) -> dict[str, Any]:
+    found = [item for item in reader.queue(limit=100_000) if item["item_id"] == item_id]
+    if not found:
+        raise NotFound(f"no work item {item_id}")
+    return found[0]
 
 
 def _status(edge: _Edge) -> dict[str, Any]:
@@ -221,7 +243,7 @@ def _status(edge: _Edge) -> dict[str, Any]:
     try:
         told = dict(edge.link.call("status", timeout_s=STATUS_TIMEOUT_S))
     except MasterUnavailable:
-        told = {**edge.reader.status(time.time()), "master": {"pid": None}}
+        told = {**edge.reader.status(time.time()), "master": {"pid": None, "state": "away"}}
     name = edge.spec.bootstrap.name
     node = next((node for node in told["nodes"] if node["name"] == name), {"name": name})
     return {**told, "node": node}

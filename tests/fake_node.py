@@ -86,7 +86,8 @@ class FakeNode:
             uids = sorted({study for study, _ in self.study_of.values()})
             items = [{"study_uid": uid, "state": "FAILED", "error": "no room"} for uid in uids]
             items.append({"study_uid": "9.9", "state": "FAILED", "error": "deleted since"})
-            return 200, items if self.failed else []
+            items = items if self.failed else []
+            return 200, {"items": items, "total": len(items), "total_is_exact": True}
         if path.startswith("/api/v1/studies/"):
             return self._study(method, path.rsplit("/", 1)[1])
         if path.startswith("/dicom-web/"):

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pydicom
+from fake_cluster import FakeCluster
 from fake_index import FakeIndex, make_intake
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
@@ -83,6 +84,7 @@ class World:
 
     def __init__(self, tmp_path: Path) -> None:
         self.index = FakeIndex()
+        self.cluster = FakeCluster()
         self.tiers: dict[str, Tier] = {
             name: open_tier(
                 TierSettings(name=f"{name}1", role=name, url=(tmp_path / name).as_uri())
@@ -151,12 +153,17 @@ class World:
             series_state=self._series_state,
             tier=self._tier,
             intake=self.intake,
-            status=lambda: {"epoch": 1, "tiers": [], "studies": {"received": 1}},
+            status=self.cluster.status,
             delete_study=self._delete,
             hint_complete=self.hinted.extend,
             settings=lambda: (self.version, self.settings),
             apply_settings=self._apply,
-            queue=lambda limit, filters: [{"kind": "prepare", **filters}][:limit],
+            tasks=self.cluster.tasks,
+            task=self.cluster.task,
+            queue_state=self.cluster.queue_state,
+            nodes=lambda: self.cluster.nodes,
+            why=self.cluster.why,
+            master=self.cluster.master,
             touched=self.touched.extend,
             node={"name": "n1"},
         )

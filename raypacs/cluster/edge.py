@@ -29,6 +29,17 @@ EDGE_EVENTS = (
     "settings",
     "apply_settings",
     "status",
+    # Orders of operators, from the REST API of any node.
+    "enqueue_item",
+    "reschedule_items",
+    "cancel_items_matching",
+    "delete_items",
+    "set_priority",
+    "halt",
+    "resume",
+    "drain",
+    "undrain",
+    "move_master",
 )
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from raypacs.config import Settings
 from raypacs.errors import NotFound
-from raypacs.index import audit, ledger, search, settings, site, status
+from raypacs.index import audit, ledger, search, settings, site, status, why
 from raypacs.index.engine import open_engine
 from raypacs.index.schema import asides, copies, instances, packs, series, studies, work_items
 from raypacs.policy.queue import WAITING, State
@@ -176,6 +176,15 @@ class IndexReader:
                 "items": _rows(conn, _items({"study_uid": study_uid})),
                 "story": audit.story(conn, study_uid, 1000),
             }
+
+    def why(self, study_uid: str) -> list[dict[str, Any]]:
+        """Return the story of a study in order, also of a deleted one (``why.why``).
+
+        Raises:
+            NotFound: nothing is known of such a study.
+        """
+        with self._engine.connect() as conn:
+            return why.why(conn, study_uid)
 
     def aside(self, study_uid: str = "", limit: int = 1000, offset: int = 0) -> list[AsideRecord]:
         """Return conflicts and quarantined objects, newest first."""

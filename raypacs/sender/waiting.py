@@ -13,7 +13,7 @@ from raypacs.errors import MasterUnavailable, NotFound, RaypacsError
 POLL_S = 0.5
 FAILED = "failed"
 _SETTLED_POLLS = 10
-_MOST_ITEMS = "10000"  # the most that a node lists at once
+_MOST_ITEMS = 10_000
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _failed_studies(client: Client, count: int) -> dict[str, str]:
 
 
 def _failed_items(client: Client, **filters: str) -> dict[str, str]:
-    items = client.queue(state="FAILED", limit=_MOST_ITEMS, **filters)
+    items = client.queue(_MOST_ITEMS, state="FAILED", **filters)
     return {item["study_uid"]: item.get("error", "") for item in reversed(items)}
 
 

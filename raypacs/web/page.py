@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
@@ -18,10 +19,22 @@ h1{font-size:1.4rem;margin:0}h2{font-size:1.1rem;margin:1.6rem 0 .4rem}
 .wide{overflow-x:auto}th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid var(--line)}
 th{font-weight:600;background:var(--soft)}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 meter{width:9rem}code{font-size:.85em}
+.state{font-size:.9rem;font-weight:400;margin-left:.6rem}
+.good{color:#2a8a4a}.quiet{color:#b07800}.bad{color:#d03030}
 """
 
 
-def render(node: Row, status: Row, studies: Sequence[Row], queue: Sequence[Row]) -> str:
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """What the page shows beside the status: studies, work items, nodes, the queue's state."""
+
+    studies: Sequence[Row] = ()
+    items: Sequence[Row] = ()
+    nodes: Sequence[Row] = ()
+    queue: Row = field(default_factory=dict)
+
+
+def render(node: Row, status: Row, lists: Lists) -> str:
     """Return the page. Every value is escaped: descriptions come from strangers."""
     name = escape(str(node.get("name", "")))
     counts = status.get("studies") or {}
@@ -34,7 +47,8 @@ def render(node: Row, status: Row, studies: Sequence[Row], queue: Sequence[Row])
         f"epoch {escape(str(status.get('epoch', '')))}. Studies: {summary or 'none'}. "
         "DICOMweb root: <code>/dicom-web</code>, "
         "<a href='/api/v1/openapi.json'>REST API</a>, <a href='/api/v1/status'>status</a></p>"
-        f"{_caches(status.get('tiers') or [])}{_studies(studies)}{_queue(queue)}</body></html>"
+        f"{_caches(status.get('tiers') or [])}{_nodes(lists.nodes, status)}"
+        f"{_studies(lists.studies)}{_queue(lists)}</body></html>"
     )
 
 
@@ -83,6 +97,29 @@ def _caches(tiers: Sequence[Row]) -> str:
     return "<h2>Caches</h2>" + _table(heads, rows, "No caches yet.")
 
 
+def _nodes(nodes: Sequence[Row], status: Row) -> str:
+    master = (status.get("master") or {}).get("node", "")
+    heads = [("Node", False), ("State", False), ("Cores", True), ("Roles", False), ("", False)]
+    rows = [
+        (
+            _text(node, "name"),
+            f"<span class={_mood(node.get('state'))}>{_text(node, 'state')}</span>",
+            _text(node, "cores"),
+            _text(node, "roles") + (", has the master" if node.get("name") == master else ""),
+            _text(node, "problems"),
+        )
+        for node in nodes
+    ]
+    return "<h2>Nodes</h2>" + _table(heads, rows, "No node has joined yet.")
+
+
+def _mood(state: Any) -> str:
+    """Return the class of a state: good, quiet (as wanted) or bad."""
+    if state in ("live", "running"):
+        return "good"
+    return "quiet" if state in ("draining", "drained", "left", "halting", "halted") else "bad"
+
+
 def _studies(studies: Sequence[Row]) -> str:
     heads = [
         ("Study date", False),
@@ -110,20 +147,44 @@ def _studies(studies: Sequence[Row]) -> str:
     return "<h2>Studies</h2>" + _table(heads, rows, "No studies yet: send some.")
 
 
-def _queue(items: Sequence[Row]) -> str:
-    heads = [("Work", False), ("State", False), ("Study", False), ("Tries", True), ("Error", False)]
+def _queue(lists: Lists) -> str:
+    heads = [
+        ("Work", False),
+        ("State", False),
+        ("Study", False),
+        ("Node", False),
+        ("Tries", True),
+        ("Error", False),
+    ]
     rows = [
         (
             _text(item, "kind"),
             _text(item, "state"),
             f"<code>{_text(item, 'study_uid')}</code>",
+            _text(item, "node"),
             _text(item, "attempt"),
             _text(item, "error"),
         )
-        for item in items
+        for item in lists.items
     ]
     shown = time.strftime("%H:%M:%S UTC", time.gmtime())
-    return f"<h2>Queue</h2>{_table(heads, rows, 'Nothing to do.')}<p class=sub>as of {shown}</p>"
+    table = _table(heads, rows, "Nothing to do.")
+    return f"<h2>Queue{_states(lists.queue)}</h2>{table}<p class=sub>as of {shown}</p>"
+
+
+def _states(queue: Row) -> str:
+    """Return the state of the queue and of the kinds that are in another one, with why."""
+    states = [("", queue)] if queue.get("state") else []
+    states += [
+        (f"{name} ", kind)
+        for name, kind in (queue.get("kinds") or {}).items()
+        if kind.get("state") != queue.get("state")
+    ]
+    return "".join(
+        f" <span class='state {_mood(one.get('state'))}'>{escape(name)}{_text(one, 'state')}"
+        f"{': ' * bool(one.get('why'))}{_text(one, 'why')}</span>"
+        for name, one in states
+    )
 
 
 def _text(row: Row, key: str) -> str:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from raypacs.errors import (
     AlreadyExists,
     ConfigError,
+    IllegalTransition,
     InvalidQuery,
     MalformedInstance,
     MasterUnavailable,
@@ -32,6 +33,7 @@ _STATUS: tuple[tuple[type[RaypacsError], int], ...] = (
     (ConfigError, 422),
     (UnsupportedPixels, 406),
     (AlreadyExists, 409),
+    (IllegalTransition, 409),
     (TierFull, 507),
     (TierUnavailable, 503),
     (MasterUnavailable, 503),

@@ -59,8 +59,21 @@ class Services:
     settings: Callable[[], tuple[int, Settings]]
     apply_settings: Callable[[dict[str, Any], str], int]
     """All settings as a plain object, and who asks; returns the new version."""
-    queue: Callable[[int, Mapping[str, str]], list[Row]]
-    """Limit and filters (state, kind, study_uid) to work items, newest first."""
+    tasks: Callable[[Mapping[str, str], int, int, int], Row]
+    """Filters, limit, offset, before_id to ``items`` (newest first), ``total``, ``total_is_exact``.
+
+    Raises InvalidQuery.
+    """
+    task: Callable[[int], Row]
+    """Number of a work item to its row; raises NotFound."""
+    queue_state: Callable[[], Row]
+    """``state`` and ``why`` of the whole queue, and of each kind under ``kinds``."""
+    nodes: Callable[[], list[Row]]
+    """Nodes with what they say of themselves, ``state`` and ``problems``."""
+    why: Callable[[str], list[Row]]
+    """Study UID to its story in order, also of a deleted one; raises NotFound."""
+    master: Callable[..., Any]
+    """Name and arguments of an event of the master to its answer; raises what the event raises."""
     touched: Callable[[list[str]], Any]
     """Study UIDs that were accessed; batched, at most once a second and study."""
     node: Row = field(default_factory=dict)

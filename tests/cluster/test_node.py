@@ -144,7 +144,7 @@ def test_master_killed_during_preparation(crash_node: Node, tmp_path: Path) -> N
         wait_for(
             lambda: any(
                 item["state"] == "IN PROCESS"
-                for item in crash_node.get("/api/v1/queue?kind=PREPARE").json()
+                for item in crash_node.get("/api/v1/queue?kind=PREPARE").json()["items"]
             ),
             "work in flight",
             20,
@@ -170,7 +170,7 @@ def test_worker_killed_during_preparation(crash_node: Node, tmp_path: Path) -> N
     wait_for(
         lambda: any(
             item["state"] == "IN PROCESS"
-            for item in crash_node.get("/api/v1/queue?kind=PREPARE").json()
+            for item in crash_node.get("/api/v1/queue?kind=PREPARE").json()["items"]
         ),
         "work in flight",
         30,

@@ -9,8 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from raypacs import client as client_module
-from raypacs.client import Client, find_url
+from raypacs.client import Client, find_url, studies
 from raypacs.config import Bootstrap
 from raypacs.errors import ConfigError, MasterUnavailable, NodeNotRunning, NotFound, RequestRefused
 
@@ -24,7 +23,7 @@ def _problem(status: int, **told: object) -> httpx.Response:
 
 
 def test_studies_are_read_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_PAGE", 2)
+    monkeypatch.setattr(studies, "PAGE", 2)
     seen: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -92,7 +91,7 @@ def test_ingest_sends_the_file_with_its_length_and_source() -> None:
 
 
 def test_complete_sends_each_study_once_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_PAGE", 2)
+    monkeypatch.setattr(studies, "PAGE", 2)
     sent: list[list[str]] = []
 
     def answer(request: httpx.Request) -> httpx.Response:

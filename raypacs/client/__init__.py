@@ -1,0 +1,11 @@
+"""HTTP client of a node's REST API (docs/rest.md) and DICOMweb: used by the CLI and by jobs."""
+
+from raypacs.client.http import URL_VARIABLE, error_of, find_url
+from raypacs.client.operations import OperatorCalls
+from raypacs.client.studies import AS_STORED, StudyCalls
+
+__all__ = ["AS_STORED", "URL_VARIABLE", "Client", "error_of", "find_url"]
+
+
+class Client(StudyCalls, OperatorCalls):
+    """Calls to one node; thread-safe, keeps connections open."""

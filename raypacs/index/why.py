@@ -1,0 +1,153 @@
+"""Why a study is where it is: its audit events in order, each told in a sentence.
+
+The sentence is made when it is asked for, from the event's own numbers: the audit holds facts, so
+older events are told in today's words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from raypacs.errors import NotFound
+from raypacs.index import audit
+
+_MOST_EVENTS = 10_000
+
+Detail = Mapping[str, Any]
+
+
+def why(conn: sa.Connection, study_uid: str) -> list[dict[str, Any]]:
+    """Return the story of a study, also of a deleted one: its newest 10,000 events, in order.
+
+    Each has at_s, event, text, node, who, item_id, epoch, detail.
+
+    Raises:
+        NotFound: nothing is known of such a study.
+    """
+    events = audit.story(conn, study_uid, _MOST_EVENTS)
+    if not events:
+        raise NotFound(f"nothing is known of study {study_uid}", study_uid=study_uid)
+    names = ("at_s", "event", "node", "who", "item_id", "epoch", "detail")
+    return [{**{name: one[name] for name in names}, "text": tell(one)} for one in events]
+
+
+def tell(event: Mapping[str, Any]) -> str:
+    """Return an event of the audit as a sentence; one that has no words of its own, as it is."""
+    detail: Detail = event.get("detail") or {}
+    words = _WORDS.get(str(event["event"]))
+    told = words(detail) if words else _plain(str(event["event"]), detail)
+    if event.get("node"):
+        told += f", on node {event['node']}"
+    if event.get("who"):
+        told += f", asked by {event['who']}"
+    return told
+
+
+def _plain(name: str, detail: Detail) -> str:
+    """Return name and values, as ``name: key value, key value``."""
+    values = ", ".join(f"{key.replace('_', ' ')} {_value(value)}" for key, value in detail.items())
+    return f"{name}: {values}" if values else name
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(str(one) for one in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_value(number)} x {key}" for key, number in value.items())
+    return str(value)
+
+
+def _received(detail: Detail) -> str:
+    sources = _value(detail.get("sources", ()))
+    return (
+        f"received {_objects(detail)}, {_bytes(detail.get('size_bytes'))}, from {sources or '?'}"
+        f" (generation {detail.get('generation', '?')})"
+    )
+
+
+def _aside(verb: str) -> Callable[[Detail], str]:
+    def told(detail: Detail) -> str:
+        return (
+            f"{verb}: instance {detail.get('sop_instance_uid') or 'without a UID'} "
+            f"from {detail.get('source') or '?'} is kept aside on {detail.get('tier', '?')}: "
+            f"{detail.get('reason', '')}"
+        )
+
+    return told
+
+
+def _scheduled(detail: Detail) -> str:
+    told = f"{detail.get('kind', 'work')} scheduled for generation {detail.get('generation', '?')}"
+    after = detail.get("after")
+    return f"{told}, again after: {after}" if after else told
+
+
+def _leased(detail: Detail) -> str:
+    return f"attempt {detail.get('attempt', '?')} began"
+
+
+def _prepared(detail: Detail) -> str:
+    raw, prepared = detail.get("raw_bytes") or 0, detail.get("prepared_bytes") or 0
+    ratio = f", {raw / prepared:.2f} times smaller" if raw and prepared else ""
+    copied = detail.get("copied") or 0
+    rules = _value(detail.get("reasons") or {})
+    why_copied = f" ({rules})" if rules else ""
+    return (
+        f"prepared {detail.get('instances', '?')} instances into {detail.get('packs', '?')} packs: "
+        f"{_bytes(raw)} became {_bytes(prepared)}{ratio}, {copied} copied as received{why_copied}, "
+        f"{float(detail.get('seconds') or 0):.1f} s of work (attempt {detail.get('attempt', '?')})"
+    )
+
+
+def _again(detail: Detail) -> str:
+    delay_s = detail.get("delay_s")
+    when = f"; again in {float(delay_s):.1f} s" if delay_s is not None else ""
+    return f"attempt {detail.get('attempt', '?')} did not do it: {detail.get('error', '?')}{when}"
+
+
+def _failed(detail: Detail) -> str:
+    return f"FAILED after attempt {detail.get('attempt', '?')}: {detail.get('error', '?')}"
+
+
+def _canceled(detail: Detail) -> str:
+    reason = detail.get("error") or detail.get("why")
+    return f"CANCELED: {reason}" if reason else "CANCELED"
+
+
+def _deleted(detail: Detail) -> str:
+    return f"deleted from every cache: {_objects(detail)}, {_bytes(detail.get('size_bytes'))}"
+
+
+def _objects(detail: Detail) -> str:
+    count = detail.get("objects", "?")
+    return f"{count} object" if count == 1 else f"{count} objects"
+
+
+def _bytes(size: Any) -> str:
+    """Return a size for people, in decimal units as disks are sold."""
+    value = float(size or 0)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+# What happened, by the audit's word for it.
+_WORDS: dict[str, Callable[[Detail], str]] = {
+    "received": _received,
+    "conflict": _aside("conflict with other bytes of the same instance"),
+    "quarantined": _aside("quarantined"),
+    "scheduled": _scheduled,
+    "leased": _leased,
+    "prepared": _prepared,
+    "scheduled for retry": _again,
+    "failed": _failed,
+    "canceled": _canceled,
+    "deleted": _deleted,
+}

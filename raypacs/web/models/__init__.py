@@ -1,0 +1,1 @@
+"""Requests and answers of the REST API as pydantic models: what OpenAPI says is what is checked."""
