@@ -181,7 +181,12 @@ def describe(  # noqa: PLR0913 - one keyword per field the caller knows
     else:
         header = scan(buf, transfer_syntax_uid, dataset_offset)
     number, pixel = header.number, header.pixel
-    texts = ((keyword, header.text(tag)) for keyword, tag in _SEARCH)
+
+    def text(tag: int) -> str:
+        # Text has no NUL (PS3.5 section 6.2), though some senders' has; PostgreSQL holds none.
+        return header.text(tag).replace("\0", "")
+
+    texts = ((keyword, text(tag)) for keyword, tag in _SEARCH)
     frames = number(0x00280008, 1) if pixel is not None else 0
     return InstanceRecord(
         study_uid=checked_uid(header.text(0x0020000D), "Study Instance UID (0020,000D)"),
@@ -196,7 +201,7 @@ def describe(  # noqa: PLR0913 - one keyword per field the caller knows
         dataset_offset_bytes=dataset_offset,
         source=source,
         received_at_s=received_at_s,
-        modality=header.text(0x00080060),
+        modality=text(0x00080060),
         instance_number=number(0x00200013) if header.raw(0x00200013).strip(b" \0") else None,
         rows=number(0x00280010),
         columns=number(0x00280011),
@@ -206,7 +211,7 @@ def describe(  # noqa: PLR0913 - one keyword per field the caller knows
         bits_stored=number(0x00280101),
         high_bit=number(0x00280102),
         pixel_representation=number(0x00280103),
-        photometric=header.text(0x00280004),
+        photometric=text(0x00280004),
         planar_configuration=number(0x00280006),
         pixel_offset_bytes=-1 if pixel is None or deflated else pixel.value_offset,
         pixel_length_bytes=0 if pixel is None else pixel.length,

@@ -49,7 +49,7 @@ _END_FROZEN_CLAIMS = sa.text(
 
 @contextmanager
 def flushed(conn: sa.Connection, *, switch: bool = True) -> Iterator[None]:
-    """Let what commits within be flushed to the disk on SQLite; PostgreSQL does so anyway."""
+    """Let what commits within be flushed to the disk on SQLite (PostgreSQL: ``flushing``)."""
     if not switch or conn.dialect.name != "sqlite":
         yield
         return
@@ -59,6 +59,17 @@ def flushed(conn: sa.Connection, *, switch: bool = True) -> Iterator[None]:
         yield
     finally:
         raw.execute("PRAGMA synchronous=NORMAL")
+
+
+def flushing(*, wanted: bool) -> sa.Label[Any]:
+    """Return a column that says for PostgreSQL whether this transaction's commit is waited for.
+
+    A server that waits for more than its own disk (a standby's) goes on to do so.
+    """
+    name = "synchronous_commit"
+    now = sa.func.current_setting(name)
+    value = sa.case((now == "off", "on"), else_=now) if wanted else sa.literal("off")
+    return sa.func.set_config(name, value, True).label(name)
 
 
 @contextmanager
@@ -88,6 +99,8 @@ def claiming(engine: sa.Engine, *, wait_s: float = LOCK_WAIT_S) -> Iterator[sa.C
 
 def _lock(conn: sa.Connection) -> None:
     # On SQLite the transaction's BEGIN IMMEDIATE is the lock.
+    if conn.dialect.name == "postgresql":
+        conn.execute(sa.select(flushing(wanted=True)))
     conn.execute(sa.select(meta.c.number).where(meta.c.name == "epoch").with_for_update())
 
 
@@ -112,7 +125,8 @@ def _waiting(conn: sa.Connection, wait_s: float) -> Iterator[None]:
 def _end_holder(engine: sa.Engine, conn: sa.Connection, wait_s: float) -> None:
     if conn.dialect.name == "postgresql":
         ended = end_older_sessions(conn, 2**62)
-        ended += conn.execute(_END_FROZEN_CLAIMS, {"name": _CLAIMING, "wait_s": wait_s}).scalar()
+        frozen = {"name": _CLAIMING, "wait_s": wait_s}
+        ended += int(conn.execute(_END_FROZEN_CLAIMS, frozen).scalar_one())
         conn.commit()
         log.warning("sessions of an older master held the index and were ended: %s", ended)
         return
@@ -166,35 +180,34 @@ class Hold:
     """
 
     def __init__(self, engine: sa.Engine, epoch: int, claimer: Mapping[str, Any]) -> None:
+        self.lost = engine.dialect.name == "postgresql"
         self._engine = engine
         self._epoch = epoch
         self._conn: sa.Connection | None = None
-        if engine.dialect.name == "postgresql":
+        if self.lost:
             # 63 bytes are kept of it: the epoch comes first.
             name_sessions(engine, f"{_PREFIX}{epoch}-{claimer.get('node', '')}")
-            self.take()
+            self.keep()
             sa.event.listen(engine, "engine_disposed", lambda _: self.release())
 
-    def take(self) -> None:
-        """End what older masters have open and take the lock (again, where its session was lost).
-
-        Raises:
-            IndexUnavailable: the database is not there.
-        """
-        if self._engine.dialect.name != "postgresql":
+    def keep(self) -> None:
+        """Where it is ``lost``: end what older masters have open, and take the lock again."""
+        if not self.lost or self._engine.dialect.name != "postgresql":
             return
         self.release()
-        conn = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        conn.detach()
-        self._conn = conn
-        end_older_sessions(conn, self._epoch)
-        wait = sa.func.set_config("lock_timeout", str(int(LOCK_WAIT_S * 1000)), False)
-        conn.execute(sa.select(wait))
         try:
-            conn.execute(sa.select(sa.func.pg_advisory_lock(ADVISORY + MASTER)))
+            self._conn = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            self._conn.detach()
+            end_older_sessions(self._conn, self._epoch)
+            wait = sa.func.set_config("lock_timeout", str(int(LOCK_WAIT_S * 1000)), False)
+            self._conn.execute(sa.select(wait))
+            self._conn.execute(sa.select(sa.func.pg_advisory_lock(ADVISORY + MASTER)))
         except IndexUnavailable as exc:
-            # A later master has it: the next write will say so.
-            log.warning("the master's advisory lock is not free: %s", exc)
+            # Maybe a later master has it, or ended this session: the next write will say so.
+            log.warning("the master's advisory lock is not to be had: %s", exc)
+            self.release()
+        else:
+            self.lost = False
 
     def release(self) -> None:
         """Let the lock go by closing its session."""

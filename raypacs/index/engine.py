@@ -155,6 +155,8 @@ def _as_unavailable(context: sa.engine.ExceptionContext) -> BaseException | None
     The statement and its values, which may be a patient's, are left behind.
     """
     error = context.sqlalchemy_exception
+    if context.is_pre_ping:
+        return None  # The pool takes a new connection.
     if not isinstance(error, sa.exc.DatabaseError | sa.exc.InterfaceError):
         return None
     if isinstance(error, _WRONG_STATEMENT):

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from raypacs import process
 from raypacs.errors import ConfigError, IndexUnavailable, StaleEpoch
 from raypacs.index import audit, settings, site
-from raypacs.index.claiming import Hold, claiming, flushed
+from raypacs.index.claiming import LOCK_WAIT_S, Hold, claiming, flushed, flushing
 from raypacs.index.engine import Txn, insert
 from raypacs.index.schema import meta
 from raypacs.policy.retry import Retry
@@ -44,7 +44,6 @@ class Writing:
         self.epoch = epoch
         self._engine = engine
         self._hold = hold
-        self._hold_lost = False
         self._chance = chance
         self._lock = threading.Lock()
 
@@ -58,20 +57,21 @@ class Writing:
         sequence: int = 0,
         claimer: Mapping[str, Any] | None = None,
         chance: Callable[[], float] = random.random,
+        lock_wait_s: float = LOCK_WAIT_S,
     ) -> Self:
         """Claim 1 + max(index, markers on tiers) durably; return the writer of that epoch.
 
         Where the markers' epoch, or ``sequence`` of their changes, is ahead of the index, the
         index is an older one that was restored: nothing is deleted until it was reconciled.
         ``claimer`` is :func:`raypacs.process.identity`, this process's by default. An older master
-        that is frozen does not hold this up (``claiming``).
+        that is frozen does not hold this up for longer than ``lock_wait_s`` (``claiming``).
 
         Raises:
             ConfigError: the index was moved to another database.
             IndexUnavailable: the database does not work, or another program holds its lock.
         """
         claimer = claimer or process.identity()
-        with claiming(engine) as conn:
+        with claiming(engine, wait_s=lock_wait_s) as conn:
             _check_moved(conn)
             known, newest = _first(conn, now), max(markers, default=0)
             epoch = 1 + max(known, newest)
@@ -96,9 +96,7 @@ class Writing:
                     epoch=self.epoch,
                     claimed=claimed,
                 )
-            if self._hold_lost:
-                self._hold.take()
-                self._hold_lost = False
+            self._hold.keep()
             yield Txn(conn, self.epoch, now)
 
     @contextmanager
@@ -107,7 +105,7 @@ class Writing:
             yield
         except IndexUnavailable:
             # With the connection the session that holds the lock may be gone.
-            self._hold_lost = True
+            self._hold.lost = True
             raise
 
 
@@ -157,8 +155,8 @@ def _shared_epoch(conn: sa.Connection, *, durable: bool) -> int:
     takes it for itself; the commit is not waited for unless ``durable``.
     """
     columns: list[Any] = [meta.c.number]
-    if conn.dialect.name == "postgresql" and not durable:
-        columns.append(sa.func.set_config("synchronous_commit", "off", True))
+    if conn.dialect.name == "postgresql":
+        columns.append(flushing(wanted=durable))
     query = sa.select(*columns).where(meta.c.name == "epoch").with_for_update(read=True)
     row = conn.execute(query).one_or_none()
     return int(row[0]) if row else 0

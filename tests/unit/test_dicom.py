@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from dicom_bytes import SYNTAX, data_set, element
 
 from raypacs.dicom import (
     DEFLATED,
@@ -131,6 +132,22 @@ def test_file_meta_is_read_by_pydicom(tmp_path: Path) -> None:
     assert split_part10(path.read_bytes()).dataset_offset == path.stat().st_size
 
 
+def test_text_has_no_null_character() -> None:
+    """Which a database may not hold; a UID with one is no UID."""
+    name = element(0x00100010, "PN", b"Synthetic^Patient")
+    data = (
+        data_set()
+        .replace(name, element(0x00100010, "PN", b"Synthetic\0^Patien"))
+        .replace(element(0x00080060, "CS", b"CT"), element(0x00080060, "CS", b"C\0TX"))
+    )
+    asked = {"transfer_syntax_uid": SYNTAX, "dataset_offset": 0, "tier": "", "path": ""}
+    asked |= {"size_bytes": len(data), "sha256": "", "source": "", "received_at_s": 0.0}
+    record = describe(data, **asked)
+    assert (record.modality, record.attributes["PatientName"]) == ("CTX", "Synthetic^Patien")
+    with pytest.raises(MalformedInstance):
+        describe(data_set(study="1.2\x003"), **asked)
+
+
 def sample(name: str) -> bytes:
     return (WHEEL / "test_files" / name).read_bytes()
 
@@ -182,6 +199,6 @@ def test_long_binary_values_become_bulk_data() -> None:
     ]
     assert long_ones
     values = json.loads(text)
-    for element in long_ones:
-        key = f"{element.tag:08X}"
+    for one in long_ones:
+        key = f"{one.tag:08X}"
         assert values[key]["BulkDataURI"] == f"/dicom-web/studies/1/bulkdata/{key}"
