@@ -10,8 +10,9 @@ import sqlalchemy as sa
 
 from raypacs.errors import StaleLease
 from raypacs.index.engine import Txn, add
+from raypacs.index.facets import enter, facet_of, leave
 from raypacs.index.schema import dead_attempts, item_counts, work_items
-from raypacs.policy.queue import FINISHED, WAITING, Event, State, transition
+from raypacs.policy.queue import FINISHED, WAITING, Event, Priority, State, transition
 from raypacs.records import Lease
 
 
@@ -51,12 +52,22 @@ def waiting_id(conn: sa.Connection, kind: str, study_uid: str) -> int | None:
 
 def make(txn: Txn, kind: str, study_uid: str, values: Mapping[str, Any]) -> int:
     """Insert a SCHEDULED item and count it; return its id."""
-    state = State.SCHEDULED.value
-    row = {"kind": kind, "study_uid": study_uid, "state": state}
+    row: dict[str, Any] = {
+        "kind": kind,
+        "study_uid": study_uid,
+        "state": State.SCHEDULED.value,
+        "node": "",
+        "ae_title": "",
+        "priority": int(Priority.MEDIUM),
+        "created_s": txn.now,
+        "updated_s": txn.now,
+    }
+    row |= values
+    facet = facet_of(row)
     made = txn.conn.execute(
-        sa.insert(work_items).values(**row, created_s=txn.now, updated_s=txn.now, **values)
+        sa.insert(work_items).values(**row, facet_id=enter(txn, [facet])[facet])
     )
-    count(txn, {(kind, state): 1})
+    count(txn, {(kind, row["state"]): 1})
     return int((made.inserted_primary_key or (0,))[0])
 
 
@@ -80,25 +91,46 @@ def move_many(
     Raises:
         IllegalTransition: one of them cannot; none was moved.
     """
-    moved: Counter[tuple[str, str]] = Counter()
     rows = []
     state = State.SCHEDULED
     for item, own in zip(items, values, strict=True):
         story = f"item {item['item_id']} ({item['kind']} of {item['study_uid']})"
         state = transition(State(item["state"]), event, story=story)
-        row = {**own, "state": state.value, "updated_s": txn.now, "_id": item["item_id"]}
+        row = {**own, "state": state.value}
         if state in FINISHED:
             row["finished_s"] = txn.now
         rows.append(row)
-        moved[item["kind"], item["state"]] -= 1
-        moved[item["kind"], state.value] += 1
-    write(txn, rows)
-    count(txn, moved)
+    change(txn, items, rows)
     return state
 
 
+def change(txn: Txn, items: Sequence[sa.RowMapping], values: Sequence[Mapping[str, Any]]) -> None:
+    """Write columns of items, each its own values (all with the same keys), and count anew.
+
+    For what is no event of the transition table: priority, time, node.
+    """
+    if not items:
+        return
+    pairs = list(zip(items, values, strict=True))
+    moved: Counter[tuple[str, str]] = Counter()
+    for item, own in pairs:
+        moved[item["kind"], item["state"]] -= 1
+        moved[item["kind"], own.get("state", item["state"])] += 1
+    facets = [facet_of({**item, **own}) for item, own in pairs]
+    ids = enter(txn, facets)
+    leave(txn, [item["facet_id"] for item in items])
+    count(txn, moved)
+    write(
+        txn,
+        [
+            {**own, "_id": item["item_id"], "updated_s": txn.now, "facet_id": ids[facet]}
+            for (item, own), facet in zip(pairs, facets, strict=True)
+        ],
+    )
+
+
 def write(txn: Txn, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write columns of items; ``_id`` of each row names the item, all rows have the same keys."""
+    """Write columns that nobody counts by; ``_id`` of a row names the item, all have equal keys."""
     if rows:
         statement = sa.update(work_items).where(work_items.c.item_id == sa.bindparam("_id"))
         txn.conn.execute(statement, list(rows))
@@ -112,6 +144,7 @@ def remove(txn: Txn, items: Sequence[sa.RowMapping]) -> None:
     if items:
         statement = sa.delete(work_items).where(work_items.c.item_id == sa.bindparam("_id"))
         txn.conn.execute(statement, [{"_id": item["item_id"]} for item in items])
+    leave(txn, [item["facet_id"] for item in items])
     count(txn, moved)
 
 

@@ -287,7 +287,7 @@ def end_attempts(
     for item in items:
         bury(txn, [item])
         deaths = item["deaths"] + 1
-        delay_s: float | None = retry.after_death_s(deaths, chance=chance)
+        delay_s: float | None = retry.after_death_s(item["attempt"], chance=chance)
         error = f"waits for another try: {why} on node {item['node']}"
         if deaths >= settings.max_deaths:
             delay_s = None

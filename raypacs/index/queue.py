@@ -16,6 +16,7 @@ from raypacs.index import audit
 from raypacs.index.engine import Txn, in_lists
 from raypacs.index.items import (
     bury,
+    change,
     find,
     find_where,
     is_running,
@@ -106,9 +107,8 @@ def ask(txn: Txn, kind: str, study_uid: str, wish: Wish) -> int:
         "due_s": min(item["due_s"], wish.due_s or txn.now),
         "wanted_node": wish.wanted_node or item["wanted_node"],
         "payload": dict(wish.payload) or item["payload"],
-        "updated_s": txn.now,
     }
-    write(txn, [{"_id": item["item_id"], **changes}])
+    change(txn, [item], [changes])
     return int(item["item_id"])
 
 

@@ -238,6 +238,8 @@ asides = sa.Table(
 
 _WAITING = sa.text("state IN ('SCHEDULED', 'SCHEDULED FOR RETRY')")
 _RUNNING = sa.text("state = 'IN PROCESS'")
+_BOUND = sa.text("wanted_node <> ''")
+_ERROR = sa.text("error <> ''")
 
 # The one work queue. ``token`` belongs to the attempt that holds or last reported the item;
 # '' after the attempt was declared dead. ``node`` stays after the end, for the task list;
@@ -270,6 +272,8 @@ work_items = sa.Table(
     _text("patient_id"),
     _text("ae_title"),
     sa.Column("payload", sa.JSON, nullable=False, server_default="{}"),
+    # Its row of item_facets.
+    _count("facet_id"),
     sa.Index(
         "ux_work_items_waiting",
         "kind",
@@ -299,8 +303,30 @@ work_items = sa.Table(
     sa.Index(
         "ix_work_items_expiry", "expires_at_s", sqlite_where=_RUNNING, postgresql_where=_RUNNING
     ),
-    sa.Index("ix_work_items_study", "study_uid"),
-    sa.Index("ix_work_items_state", "state", "kind"),
+    sa.Index("ix_work_items_due", "due_s", sqlite_where=_WAITING, postgresql_where=_WAITING),
+    sa.Index("ix_work_items_held", "node", sqlite_where=_RUNNING, postgresql_where=_RUNNING),
+    sa.Index("ix_work_items_study", "study_uid", "item_id"),
+    sa.Index("ix_work_items_patient", "patient_id", "item_id"),
+    sa.Index("ix_work_items_facet", "facet_id", "item_id"),
+    sa.Index("ix_work_items_created", "created_s"),
+    sa.Index("ix_work_items_updated", "updated_s"),
+    sa.Index("ix_work_items_bound", "wanted_node", sqlite_where=_BOUND, postgresql_where=_BOUND),
+    sa.Index("ix_work_items_error", "item_id", sqlite_where=_ERROR, postgresql_where=_ERROR),
+)
+
+# What the task list filters by and few values of which exist: the combinations there are, and how
+# many items have each. So any filter on them is counted, and found, without reading items.
+item_facets = sa.Table(
+    "item_facets",
+    metadata,
+    _id("facet_id"),
+    _text("kind"),
+    _text("state"),
+    _text("node"),
+    _text("ae_title"),
+    _count("priority"),
+    _count("items"),
+    sa.Index("ux_item_facets", "kind", "state", "node", "ae_title", "priority", unique=True),
 )
 
 # How many items of a kind are in a state: what the task list and the status say at once.
