@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from raypacs.cli import demo, ingest, nodes, settings, studies, submit
+from raypacs.cli import (
+    demo,
+    ingest,
+    master,
+    node,
+    nodes,
+    queue,
+    settings,
+    studies,
+    submit,
+    why,
+)
 from raypacs.cli.outcome import guarded
 from raypacs.cli.session import Session
 
@@ -53,6 +64,10 @@ app.command()(studies.show)
 app.command()(studies.get)
 app.command()(studies.delete)
 app.command()(studies.wait)
+app.command()(why.why)
+app.add_typer(queue.app, name="queue")
+app.add_typer(node.app, name="node")
+app.add_typer(master.app, name="master")
 app.add_typer(settings.app, name="config")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     submit.submit

@@ -6,10 +6,13 @@ for people (tables, progress) goes to standard error then. Exit codes are in doc
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
+import socket
 import sys
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
@@ -78,7 +81,7 @@ class Session:
             NodeNotRunning: there is none.
         """
         url = self.url or find_url(self.bootstrap)
-        return Client(url, **options)
+        return Client(url, source=_who(), **options)
 
     def emit(self, value: Any, table: Table | str | None = None) -> None:
         """Print ``value`` as JSON, or ``table`` for people."""
@@ -98,6 +101,16 @@ def session_of(context: typer.Context, as_json: bool = False) -> Session:
     return session
 
 
+def _who() -> str:
+    """Return who asks, for the audit: `CLI user@host`, as far as it is printable ASCII."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a user id without a name
+        user = str(os.getuid())
+    told = f"CLI {user}@{socket.gethostname()}"
+    return "".join(one for one in told if one.isascii() and one.isprintable())[:64]
+
+
 def _width() -> int | None:
     # Into a pipe or a file, tables are not cut to the 80 columns of a terminal that is not there.
     return None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
@@ -109,9 +122,16 @@ def columns(title: str, *names: str, numbers: frozenset[str] = frozenset()) -> T
     for name in names:
         justify = "right" if name in numbers else "left"
         # UIDs are copied from the screen: they stay in one piece.
-        whole = name in ("study", "series")
+        whole = name in ("study", "series", "item")
         table.add_column(name, justify=justify, overflow="fold", no_wrap=whole)  # type: ignore[arg-type]
     return table
+
+
+def moment(seconds: Any) -> str:
+    """Return a time (seconds since the Unix epoch, UTC) in local time, with its offset."""
+    if not isinstance(seconds, int | float) or not seconds:
+        return str(seconds)
+    return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
 
 
 def amount(size_bytes: float | None) -> str:

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +18,7 @@ from rich.markup import escape
 from rich.prompt import Confirm
 
 from raypacs import layout
-from raypacs.cli.session import Exit, Json, Session, amount, columns, session_of
+from raypacs.cli.session import Exit, Json, Session, amount, columns, moment, session_of
 from raypacs.client import Client
 from raypacs.dicom import split_part10
 from raypacs.errors import ConfigError, RaypacsError
@@ -95,7 +94,7 @@ def show(context: typer.Context, study: StudyArgument, as_json: Json = False) ->
 
 def _show_study(session: Session, told: dict[str, Any]) -> None:
     for name, value in facts(told["study"]).items():
-        shown = _moment(value) if name.endswith("_s") else str(value)
+        shown = moment(value) if name.endswith("_s") else str(value)
         session.stdout.print(f"{name:32} {escape(shown)}", highlight=False)
     table = columns(
         "series", "series", "modality", "objects", "frames", "bytes", "prepared", "why copied",
@@ -118,7 +117,7 @@ def _show_study(session: Session, told: dict[str, Any]) -> None:
     for each in told["study"].get("story") or []:
         detail = ", ".join(f"{key} {value}" for key, value in (each.get("detail") or {}).items())
         session.stdout.print(
-            f"{_moment(each['at_s'])}  {each['event']}  {escape(detail)}", highlight=False
+            f"{moment(each['at_s'])}  {each['event']}  {escape(detail)}", highlight=False
         )
     for each in told.get("conflicts") or []:
         session.stdout.print(
@@ -284,10 +283,3 @@ def counted(console: Console, title: str, total: int) -> Iterator[Any]:
     ) as shown:
         task = shown.add_task(title, total=total)
         yield lambda: shown.advance(task)
-
-
-def _moment(seconds: Any) -> str:
-    if not isinstance(seconds, int | float) or not seconds:
-        return str(seconds)
-    moment = datetime.fromtimestamp(seconds, UTC).astimezone()
-    return moment.isoformat(sep=" ", timespec="seconds")
