@@ -189,6 +189,8 @@ class WorkResult:
 
     ``waits``: the attempt found no room or no tier, as ``error`` says; it does not count as a try.
     ``warning``: done, with something an operator should read (state WARNING).
+    ``died``: worker processes died under it, again and again; that counts as a death of the
+    attempt, not as a try.
     """
 
     packs: tuple[PreparedSeries, ...] = ()
@@ -196,6 +198,7 @@ class WorkResult:
     retryable: bool = True
     waits: bool = False
     warning: str = ""
+    died: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from raypacs.config import Bootstrap
 from raypacs.edges import boot_prefix, recover
 from raypacs.errors import ConfigError, RaypacsError
 from raypacs.records import NodeInfo
+from raypacs.work.kinds import RUNS
 
 _log = logging.getLogger("raypacs.cluster.node")
 HEARTBEAT_S = 2.0
@@ -149,7 +150,7 @@ class _Node:
         # First of all: a new boot ends the leases and grants of this node's earlier life.
         self._see({})
         if "worker" in roles:
-            self._add(Dispatcher, "dispatcher", self._plain, start=())
+            self._add(Dispatcher, "dispatcher", self._plain, self._boot, start=())
         for role, port in (
             ("listener", self._bootstrap.dicom_port),
             ("gateway", self._bootstrap.http_port),
@@ -179,6 +180,7 @@ class _Node:
             version=__version__,
             bootstrap_hash=self._bootstrap.hash(),
             pid=os.getpid(),
+            kinds=tuple(RUNS),
         )
         self._master.call("node_seen", self._info)
 

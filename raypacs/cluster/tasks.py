@@ -9,10 +9,19 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future
+from functools import cache
 from typing import Any
 
 import ray
+from ray.exceptions import (
+    LocalRayletDiedError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayError,
+    WorkerCrashedError,
+)
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypacs import logs
 from raypacs.config import Bootstrap
@@ -24,29 +33,25 @@ from raypacs.errors import (
     TierFull,
     TierUnavailable,
 )
-from raypacs.work import prepare
+from raypacs.work import prepare, source
+from raypacs.work.run import TaskFailure
 
 _log = logging.getLogger("raypacs.cluster.tasks")
 _NOT_RETRYABLE = (PackCorrupt, StaleEpoch, StaleLease)
+# The process that ran a task is gone, which says nothing about the task.
+_DEATHS = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, LocalRayletDiedError)
 
 
-@dataclass(frozen=True, slots=True)
-class TaskFailure:
-    """Why a task failed, if another try can help, and if its worker process died.
+def guarded(function: Callable[..., Any], *args: Any) -> Any:
+    """Return what ``function`` returns, or a TaskFailure; one of the places that catch everything.
 
-    ``waits``: it met a full or unreachable tier, which says nothing about the study.
+    Raises:
+        StaleLease: whoever works must stop, and nothing is to be reported.
     """
-
-    error: str
-    retryable: bool
-    crashed: bool = False
-    waits: bool = False
-
-
-def _guarded(function: Callable[..., Any], *args: Any) -> Any:
-    """Run ``function``; this wrapper is one of the three places that catch everything."""
     try:
         return function(*args)
+    except StaleLease:
+        raise
     except (TierFull, TierUnavailable) as exc:
         what = "room" if isinstance(exc, TierFull) else "a tier"
         _log.warning("task waits for %s", what, extra={"why": str(exc)})
@@ -67,12 +72,52 @@ def warm_up(bootstrap: dict[str, Any]) -> int:
 
 
 @ray.remote(num_cpus=1, max_retries=0)
-def prepare_chunk(chunk: Any, context: Any) -> Any:
-    """Prepare one chunk of frames; returns its part, or a TaskFailure."""
-    return _guarded(prepare.prepare_chunk, chunk, context)
+def run_task(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Run a module's function in a worker process; a cancel interrupts it."""
+    try:
+        return guarded(function, *args)
+    except KeyboardInterrupt:
+        # It may have come between any two steps: nothing that is kept from task to task may stay.
+        prepare.metadata_of.cache_clear()
+        source.tier_of.cache_clear()
+        raise
 
 
-@ray.remote(num_cpus=1, max_retries=0)
-def publish_series(parts: list[Any], context: Any) -> Any:
-    """Publish the pack of one series; returns a PreparedSeries, or a TaskFailure."""
-    return _guarded(prepare.publish_series, parts, context)
+class RayTasks:
+    """Starts tasks on the cores of this node: the tasks of its items run nowhere else."""
+
+    def __init__(self) -> None:
+        here = ray.get_runtime_context().get_node_id()
+        strategy = NodeAffinitySchedulingStrategy(here, soft=False)
+
+        @cache
+        def remote(function: Callable[..., Any]) -> Any:
+            return run_task.options(name=function.__name__, scheduling_strategy=strategy)
+
+        self._remote = remote
+
+    def start(
+        self, function: Callable[..., Any], args: tuple[Any, ...], done: Callable[[Any], None]
+    ) -> Any:
+        """Start a task; ``done`` gets its value or a TaskFailure, in a thread of Ray's."""
+        ref = guarded(self._remote(function).remote, function, args)
+        if isinstance(ref, TaskFailure):  # Ray did not take it
+            done(ref)
+            return None
+        ref.future().add_done_callback(lambda future: done(value_of(future)))
+        return ref
+
+    def cancel(self, handle: Any, *, force: bool) -> None:
+        """Interrupt a task, or (``force``) end its worker process."""
+        if handle is not None:
+            ray.cancel(handle, force=force)
+
+
+def value_of(future: Future[Any]) -> Any:
+    """Return what a task returned, or why it did not."""
+    exc = future.exception()
+    if exc is None:
+        return future.result()
+    crashed = isinstance(exc, _DEATHS)
+    text = str(exc).strip().partition("\n")[0] if isinstance(exc, RayError) else str(exc)
+    return TaskFailure(f"{type(exc).__name__}: {text}", True, crashed)

@@ -280,15 +280,42 @@ class Pack:
         return data[:split], data[split:]
 
     def _span(self, blocks: tuple[fmt.Block, ...], span: fmt.Span) -> bytes:
+        if not 0 <= span.block < len(blocks):
+            raise PackCorrupt("the header sidecar is damaged", path=self._ref.header_path)
+        return self._block(blocks[span.block])[span.offset : span.offset + span.length]
+
+    def _block(self, block: fmt.Block) -> bytes:
+        packed = self._tier.read(self._ref.header_path, block.offset, block.length)
         try:
-            block = blocks[span.block]
-            packed = self._tier.read(self._ref.header_path, block.offset, block.length)
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, block.raw_length)
-        except (IndexError, zlib.error) as exc:
+        except zlib.error as exc:
             raise PackCorrupt("the header sidecar is damaged", path=self._ref.header_path) from exc
         if len(data) != block.raw_length or zlib.crc32(data) != block.crc32:
             raise PackCorrupt("the header sidecar is damaged", path=self._ref.header_path)
-        return data[span.offset : span.offset + span.length]
+        return data
+
+    # ---- the whole of it ----------------------------------------------------------------------
+    def check_frames(self) -> None:
+        """Read every frame and every copied object. Raises NotFound, PackCorrupt."""
+        for uid, instance in self.instances.items():
+            if instance.form == fmt.COPIED:
+                for _ in self._object_pieces(instance):
+                    continue
+                continue
+            for number in range(1, instance.frames + 1):
+                self.read_frame(uid, number)
+
+    def check_headers(self) -> None:
+        """Read the whole header sidecar. Raises NotFound, PackCorrupt."""
+        try:
+            zlib.decompress(self.metadata_gzip(), 16 + zlib.MAX_WBITS)
+        except zlib.error as exc:
+            raise PackCorrupt(
+                "metadata differs from its CRC-32", path=self._ref.header_path
+            ) from exc
+        sidecar = self._sidecar
+        for block in (*sidecar.metadata_blocks, *sidecar.header_blocks):
+            self._block(block)
 
     # ---- whole instances ----------------------------------------------------------------------
     def part10(

@@ -1,12 +1,21 @@
-"""What a Ray task hands back when it fails."""
+"""What a Ray task hands back when it fails, or when its process is gone."""
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from typing import Any
+
 import pytest
+from ray.exceptions import OutOfMemoryError, TaskCancelledError, WorkerCrashedError
 
 from raypacs.cluster import tasks
 from raypacs.cluster.tasks import TaskFailure
-from raypacs.errors import NotFound, PackCorrupt, TierFull, TierUnavailable
+from raypacs.errors import NotFound, PackCorrupt, StaleLease, TierFull, TierUnavailable
+from raypacs.work import prepare, source
+
+
+def fails(error: BaseException) -> None:
+    raise error
 
 
 @pytest.mark.parametrize(
@@ -20,7 +29,40 @@ from raypacs.errors import NotFound, PackCorrupt, TierFull, TierUnavailable
     ],
 )
 def test_a_failure_says_if_it_waits(error: Exception, expected: TaskFailure) -> None:
-    def fails() -> None:
-        raise error
+    assert tasks.guarded(fails, error) == expected
 
-    assert tasks._guarded(fails) == expected
+
+def test_a_lost_lease_is_no_failure() -> None:
+    with pytest.raises(StaleLease):
+        tasks.guarded(fails, StaleLease("given to another"))
+
+
+@pytest.mark.parametrize(
+    ("error", "crashed"),
+    [
+        (WorkerCrashedError(), True),
+        (OutOfMemoryError("killed"), True),
+        (TaskCancelledError(), False),
+        (ValueError("cannot be pickled"), False),
+    ],
+)
+def test_a_process_that_is_gone_says_nothing_of_the_task(error: Exception, crashed: bool) -> None:
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    value = tasks.value_of(future)
+    assert (value.crashed, value.retryable) == (crashed, True)
+    assert value.error.startswith(type(error).__name__)
+
+
+def test_a_value_is_handed_on() -> None:
+    future: Future[Any] = Future()
+    future.set_result(5)
+    assert tasks.value_of(future) == 5
+
+
+def test_an_interrupted_worker_forgets_what_it_kept_from_task_to_task() -> None:
+    prepare.metadata_of("1.2.3", 100, 1)
+    with pytest.raises(KeyboardInterrupt):
+        tasks.run_task._function(fails, (KeyboardInterrupt(),))
+    assert prepare.metadata_of.cache_info().currsize == 0
+    assert source.tier_of.cache_info().currsize == 0

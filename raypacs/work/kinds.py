@@ -1,0 +1,15 @@
+"""Which kinds of work this version can do, and how; what each takes of a node is in policy.kinds.
+
+A new kind of work is a module here with a class like the others, and a line in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from raypacs.work.prepare_run import PrepareRun
+from raypacs.work.run import MakeRun
+from raypacs.work.verify import VerifyRun
+
+RUNS: Mapping[str, MakeRun] = MappingProxyType({"PREPARE": PrepareRun, "VERIFY": VerifyRun})

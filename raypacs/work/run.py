@@ -1,0 +1,95 @@
+"""How a kind of work runs: plain code in a thread of its own that hands out tasks. No cluster here.
+
+A run is made for one leased item. It asks the :class:`Site` what there is to do, submits tasks
+(module functions with small, picklable arguments), takes their values as they finish, and returns
+what is to be reported. Who runs it renews the lease meanwhile, and ends it where that is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from raypacs.config import Settings
+from raypacs.records import Lease, PackRef, StoredInstance, WorkResult
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFailure:
+    """Why a task failed, if another try can help, and if its worker process died every time.
+
+    ``waits``: it met a full or unreachable tier, which says nothing about the study.
+    """
+
+    error: str
+    retryable: bool
+    crashed: bool = False
+    waits: bool = False
+
+    def as_result(self) -> WorkResult:
+        """Return what to report where nothing else is to be told."""
+        return WorkResult(
+            error=self.error, retryable=self.retryable, waits=self.waits, died=self.crashed
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a run may ask, as plain callables over the read side of the index.
+
+    ``cores``: how many tasks of this node run at once. ``instances``, ``unprepared`` and ``packs``
+    answer for a Study Instance UID. ``available_bytes``: room on each tier that may be written
+    now; ``refused`` tells that a tier was full or away, so that it is passed over for a while.
+    """
+
+    settings: Settings
+    cores: int
+    instances: Callable[[str], list[StoredInstance]]
+    unprepared: Callable[[str], list[StoredInstance]]
+    packs: Callable[[str], dict[str, list[PackRef]]]
+    available_bytes: Callable[[], dict[str, int]]
+    refused: Callable[[str], None]
+
+
+class Tasks(Protocol):
+    """The tasks of one run: ``submit`` and ``finished`` raise StaleLease once the lease is lost."""
+
+    def submit(self, key: Hashable, function: Callable[..., Any], *args: Any) -> None:
+        """Have ``function(*args)`` run on a core of this node; ``key`` comes back with its value.
+
+        One whose worker process died is run again, twice, without anybody being told.
+        """
+
+    def finished(self) -> Iterator[tuple[Any, Any]]:
+        """Yield (key, value or TaskFailure) as tasks finish, until none is left.
+
+        More may be submitted meanwhile.
+        """
+
+    def cancel(self) -> list[Any]:
+        """End what is left; return the values of those that finished all the same.
+
+        When this returns, none of them runs any more.
+        """
+
+
+class Run(Protocol):
+    """One leased item at work."""
+
+    def run(self, tasks: Tasks) -> WorkResult:
+        """Do the work; return what to report.
+
+        Raises:
+            StaleLease: from ``tasks``; the item is not ours any more.
+            RaypacsError, OSError: the attempt broke off, and counts as a try.
+        """
+
+    def clean_up(self, *, reported: bool) -> None:
+        """Remove what the attempt leaves behind; without ``reported``, all that it wrote.
+
+        Called once no task of it runs. Safe to repeat. Raises TierUnavailable.
+        """
+
+
+MakeRun = Callable[[Lease, Site], Run]

@@ -1,0 +1,165 @@
+"""VERIFY: stored bytes against checksums (FEATURES E6). Nothing is written, no access is noted.
+
+Instances as received are compared with the size and SHA-256 the index keeps; packs and their
+header sidecars with the CRC-32s they carry. What differs is looked up once more before it is
+told, as it may have been replaced or deleted meanwhile.
+
+A damaged original cannot be made again: FAILED. A damaged pack can: WARNING.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from raypacs.config import TierSettings
+from raypacs.errors import NotFound, PackCorrupt
+from raypacs.records import InstanceRecord, Lease, PackRef, WorkResult
+from raypacs.storage.pack import Pack
+from raypacs.storage.tier import Tier
+from raypacs.work.run import Site, TaskFailure, Tasks
+from raypacs.work.source import find_tier
+
+_PIECE_BYTES = 4 * 1024 * 1024
+# Read by one task: short enough that urgent work gets the core soon, and a cancel is quick.
+_TASK_BYTES = 128 * 1024 * 1024
+_NAMED = 20  # in the error of the work item; the rest is counted
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """An object whose bytes are not what was stored, and how so."""
+
+    tier: str
+    path: str
+    why: str
+    original: bool
+
+    def __str__(self) -> str:
+        return f"{self.path} on {self.tier}: {self.why}"
+
+
+class VerifyRun:
+    """One leased VERIFY of a study."""
+
+    def __init__(self, lease: Lease, site: Site) -> None:
+        self._study_uid, self._site = lease.study_uid, site
+
+    def run(self, tasks: Tasks) -> WorkResult:
+        """Check everything that is stored of the study."""
+        tiers = self._site.settings.tiers
+        for number, records in enumerate(_shares(self._records())):
+            tasks.submit(number, verify_instances, records, tiers)
+        for ref in self._packs():
+            tasks.submit(ref.pack_path, verify_pack, ref, tiers)
+        found: list[Difference] = []
+        for _, value in tasks.finished():
+            if isinstance(value, TaskFailure):
+                tasks.cancel()
+                return value.as_result()
+            found += value
+        return _result(self._still_stored(found))
+
+    def clean_up(self, *, reported: bool) -> None:
+        """Nothing was written."""
+
+    def _records(self) -> list[InstanceRecord]:
+        return [stored.record for stored in self._site.instances(self._study_uid)]
+
+    def _packs(self) -> list[PackRef]:
+        return [ref for refs in self._site.packs(self._study_uid).values() for ref in refs]
+
+    def _still_stored(self, found: list[Difference]) -> list[Difference]:
+        """Leave out what the index does not name any more."""
+        if not found:
+            return found
+        places = {(one.tier, one.path) for one in self._records()}
+        for ref in self._packs():
+            places |= {(ref.tier, ref.pack_path), (ref.tier, ref.header_path)}
+        return [one for one in found if (one.tier, one.path) in places]
+
+
+def verify_instances(
+    records: Sequence[InstanceRecord], tiers: tuple[TierSettings, ...]
+) -> list[Difference]:
+    """Read instances as received; return those that differ from size or SHA-256.
+
+    Raises:
+        TierUnavailable: a tier cannot be read.
+    """
+    found = []
+    for record in records:
+        why = _instance_differs(find_tier(tiers, record.tier), record)
+        if why:
+            found.append(Difference(record.tier, record.path, why, original=True))
+    return found
+
+
+def verify_pack(ref: PackRef, tiers: tuple[TierSettings, ...]) -> list[Difference]:
+    """Read a pack and its header sidecar; return what differs from its checksums.
+
+    Raises:
+        TierUnavailable: a tier cannot be read.
+    """
+    tier = find_tier(tiers, ref.tier)
+    try:
+        pack = Pack(tier, ref)
+        pack.check_frames()
+    except (NotFound, PackCorrupt) as exc:
+        return [Difference(ref.tier, ref.pack_path, str(exc), original=False)]
+    try:
+        pack.check_headers()
+    except (NotFound, PackCorrupt) as exc:
+        return [Difference(ref.tier, ref.header_path, str(exc), original=False)]
+    return []
+
+
+def _instance_differs(tier: Tier, record: InstanceRecord) -> str:
+    """Return how an instance differs from what was stored; '' where it does not."""
+    try:
+        size = tier.size(record.path)
+        if size != record.size_bytes:
+            return f"{size} bytes instead of {record.size_bytes}"
+        digest = hashlib.sha256()
+        for piece in _pieces(tier, record.path, record.dataset_offset_bytes, size):
+            digest.update(piece)
+    except NotFound:
+        return "not there"
+    return "" if digest.hexdigest() == record.sha256 else "SHA-256 differs"
+
+
+def _pieces(tier: Tier, path: str, start: int, end: int) -> Iterator[bytes]:
+    while start < end:
+        data = tier.read(path, start, min(_PIECE_BYTES, end - start))
+        if not data:
+            return  # shorter now; the checksum will differ
+        yield data
+        start += len(data)
+
+
+def _shares(records: Iterable[InstanceRecord]) -> Iterator[list[InstanceRecord]]:
+    """Divide records into shares of at most ``_TASK_BYTES``, or one larger object."""
+    share: list[InstanceRecord] = []
+    room = _TASK_BYTES
+    for record in records:
+        if share and record.size_bytes > room:
+            yield share
+            share, room = [], _TASK_BYTES
+        share.append(record)
+        room -= record.size_bytes
+    if share:
+        yield share
+
+
+def _result(found: Sequence[Difference]) -> WorkResult:
+    if not found:
+        return WorkResult()
+    originals = [one for one in found if one.original]
+    ordered = [*originals, *(one for one in found if not one.original)]
+    text = f"{len(found)} objects differ: " + "; ".join(map(str, ordered[:_NAMED]))
+    if len(found) > _NAMED:
+        text += f"; and {len(found) - _NAMED} more"
+    if originals:
+        return WorkResult(error=text, retryable=False)
+    return WorkResult(warning=text)
