@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from raypacs.errors import NotFound
-from raypacs.index import audit
+from raypacs.index import audit, settings
 from raypacs.index.engine import Txn, in_lists
 from raypacs.index.items import (
     bury,
@@ -33,22 +33,31 @@ from raypacs.policy.queue import WAITING, Event, Priority, State
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is asked of a new item beside its kind and study. ``due_s`` 0: now."""
+    """What is asked of a new item beside its kind and study. ``due_s`` 0: now.
+
+    ``rule`` says why, where nobody asked for it.
+    """
 
     priority: Priority = Priority.MEDIUM
     due_s: float = 0.0
     wanted_node: str = ""
     payload: Mapping[str, Any] = field(default_factory=dict)
     who: str = ""
+    rule: str = ""
 
 
 def enqueue_due(txn: Txn) -> int:
     """Make a PREPARE item for every study that became quiet; return how many were made."""
     due = txn.conn.execute(
-        sa.select(studies.c.study_uid, studies.c.generation, studies.c.instance_count)
+        sa.select(
+            studies.c.study_uid,
+            studies.c.generation,
+            (studies.c.prepare_due_s - studies.c.last_received_s).label("waited_s"),
+        )
         .where(studies.c.prepare_due_s <= txn.now)
         .order_by(studies.c.prepare_due_s)
     ).all()
+    quiet_s = settings.read(txn.conn)[1].quiet_s if due else 0.0
     made = 0
     for study in due:
         txn.conn.execute(
@@ -57,11 +66,13 @@ def enqueue_due(txn: Txn) -> int:
             .values(prepare_due_s=None)
         )
         if unprepared_count(txn.conn, study.study_uid):
-            made += enqueue(txn, PREPARE, study.study_uid, study.generation)
+            quiet = study.waited_s > quiet_s - 0.001  # sums of floating-point seconds
+            rule = f"no new instance for {quiet_s:g} s" if quiet else "its sender was done"
+            made += enqueue(txn, PREPARE, study.study_uid, study.generation, Wish(rule=rule))
     return made
 
 
-def enqueue(txn: Txn, kind: str, study_uid: str, generation: int) -> bool:
+def enqueue(txn: Txn, kind: str, study_uid: str, generation: int, wish: Wish | None = None) -> bool:
     """Make a waiting item, or let the one that waits already stand for this generation too.
 
     An item that had failed is scheduled again, with all its tries.
@@ -73,7 +84,7 @@ def enqueue(txn: Txn, kind: str, study_uid: str, generation: int) -> bool:
     if waiting is not None:
         write(txn, [{"_id": waiting, "generation": generation, "updated_s": txn.now}])
         return False
-    _schedule(txn, kind, study_uid, generation, Wish())
+    _schedule(txn, kind, study_uid, generation, wish or Wish())
     return True
 
 
@@ -131,7 +142,9 @@ def _schedule(txn: Txn, kind: str, study_uid: str, generation: int, wish: Wish) 
         "wanted_node": wish.wanted_node,
         "payload": dict(wish.payload),
     }
-    told = {"kind": kind, "generation": generation}
+    told: dict[str, Any] = {"kind": kind, "generation": generation}
+    if wish.rule:
+        told["rule"] = wish.rule
     failed = find_where(
         txn.conn,
         work_items.c.kind == kind,

@@ -13,8 +13,11 @@ import sqlalchemy as sa
 
 from raypacs.errors import NotFound
 from raypacs.index import audit
+from raypacs.index.schema import studies
 
 _MOST_EVENTS = 10_000
+
+_NAMES = ("at_s", "event", "node", "who", "item_id", "epoch", "detail")
 
 Detail = Mapping[str, Any]
 
@@ -30,8 +33,20 @@ def why(conn: sa.Connection, study_uid: str) -> list[dict[str, Any]]:
     events = audit.story(conn, study_uid, _MOST_EVENTS)
     if not events:
         raise NotFound(f"nothing is known of study {study_uid}", study_uid=study_uid)
-    names = ("at_s", "event", "node", "who", "item_id", "epoch", "detail")
-    return [{**{name: one[name] for name in names}, "text": tell(one)} for one in events]
+    # Accesses are too many to be written down one by one; the last one is the study's.
+    accessed_s = conn.execute(
+        sa.select(studies.c.accessed_s).where(
+            studies.c.study_uid == study_uid, studies.c.accessed_s > studies.c.created_s
+        )
+    ).scalar()
+    if accessed_s is not None:
+        before = sum(float(one["at_s"]) <= accessed_s for one in events)
+        events.insert(before, {"event": "accessed", "at_s": accessed_s})
+    blank = {"node": "", "who": "", "item_id": 0, "epoch": 0, "detail": {}}
+    return [
+        {**blank, **{name: one[name] for name in _NAMES if name in one}, "text": tell(one)}
+        for one in events
+    ]
 
 
 def tell(event: Mapping[str, Any]) -> str:
@@ -83,12 +98,44 @@ def _aside(verb: str) -> Callable[[Detail], str]:
 
 def _scheduled(detail: Detail) -> str:
     told = f"{detail.get('kind', 'work')} scheduled for generation {detail.get('generation', '?')}"
-    after = detail.get("after")
-    return f"{told}, again after: {after}" if after else told
+    if detail.get("rule"):
+        told += f": {detail['rule']}"
+    return f"{told}, again after: {detail['after']}" if detail.get("after") else told
 
 
 def _leased(detail: Detail) -> str:
-    return f"attempt {detail.get('attempt', '?')} began"
+    return f"attempt {detail.get('attempt', '?')} of {detail.get('kind', 'it')} began"
+
+
+def _done(detail: Detail) -> str:
+    return f"{detail.get('kind', 'work')} done (attempt {detail.get('attempt', '?')})"
+
+
+def _warned(detail: Detail) -> str:
+    return f"{_done(detail)}, with a WARNING: {detail.get('warning', '?')}"
+
+
+def _sealed(detail: Detail) -> str:
+    return (
+        f"sealed: {detail.get('instances', '?')} instances of {detail.get('series', '?')} series "
+        f"are in manifests of {_bytes(detail.get('size_bytes'))}"
+    )
+
+
+def _reopened(detail: Detail) -> str:
+    return f"opened again: {detail.get('instances', '?')} instances are rows of the index"
+
+
+def _relocated(detail: Detail) -> str:
+    lost = "/".join(str(part) for part in detail.get("lost", ()))
+    return (
+        f"instance {detail.get('sop_instance_uid')} was lost ({lost}) and received again, "
+        f"on {detail.get('tier', '?')}"
+    )
+
+
+def _accessed(_: Detail) -> str:
+    return "last accessed"
 
 
 def _prepared(detail: Detail) -> str:
@@ -146,6 +193,12 @@ _WORDS: dict[str, Callable[[Detail], str]] = {
     "scheduled": _scheduled,
     "leased": _leased,
     "prepared": _prepared,
+    "completed": _done,
+    "warning": _warned,
+    "sealed": _sealed,
+    "reopened": _reopened,
+    "relocated": _relocated,
+    "accessed": _accessed,
     "scheduled for retry": _again,
     "failed": _failed,
     "canceled": _canceled,
