@@ -1,8 +1,9 @@
 """The master as one detached, named Ray actor, and the one place where calls to it are retried.
 
 The actor is a shell: every decision is in :class:`raypacs.master.Master`. Ray restarts the process
-after a kill (RAY.md 1 and 3); the constructor claims the next epoch, so nothing but the index is
-its memory. Calls are idempotent, have a timeout and a bounded retry: callers see a delay.
+after a kill (RAY.md 1 and 3), on this node or another of role master; the constructor claims the
+next epoch, so nothing but the index is its memory. Calls are idempotent, have a timeout and a
+bounded retry: callers see a delay. Who creates and replaces the actor is in ``mastership``.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from raypacs import logs
+from raypacs.cluster.environment import BOOTSTRAP_PATH_VARIABLE
 from raypacs.config import Bootstrap
 from raypacs.errors import MasterUnavailable, RaypacsError, StaleEpoch
 from raypacs.master import Master
@@ -41,9 +45,19 @@ EVENTS = frozenset(
         "report_many",
         "poll",
         "enqueue_item",
+        "resume",
+        "halt",
+        "set_priority",
+        "delete_items",
+        "cancel_items_matching",
+        "reschedule_items",
         "grant",
         "release_grants",
         "node_seen",
+        "node_left",
+        "drain",
+        "undrain",
+        "move_master",
         "delete_study",
         "settings",
         "apply_settings",
@@ -57,11 +71,36 @@ class MasterActor:
     """One thread runs every event, so the index has one writer and events have one order."""
 
     def __init__(self, bootstrap: dict[str, Any]) -> None:
-        self._bootstrap = Bootstrap.model_validate(bootstrap)
+        self._bootstrap = local_bootstrap(bootstrap)
         logs.setup("master", self._bootstrap)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="master")
-        self._master = Master(self._bootstrap.database_url, self._bootstrap.data_dir)
+        try:
+            self._master = Master(
+                self._bootstrap.database_url, self._bootstrap.data_dir, node=self._bootstrap.name,
+                bootstrap_hash=self._bootstrap.hash(),
+            )  # fmt: skip
+        except StaleEpoch as exc:
+            _superseded(exc)
+        self._since_s = time.time()
         self._ticking: asyncio.Task[None] | None = None
+
+    async def ping(self) -> int:
+        """Answer at once, whatever the index does: this process is neither frozen nor gone."""
+        return os.getpid()
+
+    async def where(self) -> dict[str, Any]:
+        """Return where and what this master is (``status()["master"]``)."""
+        return {
+            "node": self._bootstrap.name,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "epoch": self._master.epoch,
+            "since_s": self._since_s,
+            # Every take-over claimed an epoch.
+            "restarts": self._master.epoch - 1,
+            "state": "running",
+            "ray_node_id": ray.get_runtime_context().get_node_id(),
+        }
 
     async def start(self) -> int:
         """Begin ticking, again if it ended (idempotent); return this process's pid."""
@@ -79,7 +118,7 @@ class MasterActor:
             raise RaypacsError(f"the master has no event {name!r}")
         answer = await self._run(partial(getattr(self._master, name), *args, **named))
         if name == "status":
-            answer["master"] = {**answer.get("master", {}), "pid": os.getpid()}
+            answer["master"] = {**answer.get("master", {}), **await self.where()}
         return answer
 
     async def close(self) -> None:
@@ -93,8 +132,7 @@ class MasterActor:
         try:
             return await loop.run_in_executor(self._thread, function, *args)
         except StaleEpoch as exc:
-            _log.error("superseded", extra={"fields": exc.fields})
-            ray.actor.exit_actor()
+            _superseded(exc)
 
     async def _tick_for_ever(self) -> None:
         while True:
@@ -105,22 +143,33 @@ class MasterActor:
             await asyncio.sleep(TICK_S)
 
 
-def ensure_master(bootstrap: Bootstrap) -> None:
-    """Create the master unless it is there, and wait until it answers. Call from a driver only."""
-    actor: Any = (
-        ray.remote(MasterActor)
-        .options(
-            name=NAME,
-            namespace=NAMESPACE,
-            lifetime="detached",
-            get_if_exists=True,
-            num_cpus=0,
-            max_restarts=-1,
-            max_concurrency=100,
-        )
-        .remote(bootstrap.model_dump(mode="json"))
-    )
-    ray.get(actor.start.remote(), timeout=60)
+def _superseded(exc: StaleEpoch) -> NoReturn:
+    """End this process at once: another master took over, and whatever it still does is refused.
+
+    Not by ``exit_actor``, which ends nothing when it is raised in the thread that ticks.
+    """
+    _log.error("superseded", extra={"fields": exc.fields})
+    logging.shutdown()
+    os._exit(1)
+
+
+def local_bootstrap(given: dict[str, Any]) -> Bootstrap:
+    """Return the bootstrap of the node that this process runs on, else the ``given`` one.
+
+    Ray may start an actor again on another node than its creator's: there other folders hold.
+    """
+    path = Path(os.environ.get(BOOTSTRAP_PATH_VARIABLE, ""))
+    if path.is_file():
+        return Bootstrap.model_validate_json(path.read_text(encoding="utf-8"))
+    return Bootstrap.model_validate(given)
+
+
+def master_resource(bootstrap: Bootstrap) -> str:
+    """Return Ray's resource that nodes of role master have, if their configuration is the same.
+
+    So a master never comes up on a node with another index.
+    """
+    return f"raypacs_master_{bootstrap.hash()}"
 
 
 class MasterHandle:
@@ -144,7 +193,8 @@ class MasterHandle:
                 return self._once(event, args, named)
             except RayTaskError as exc:
                 raise _cause(exc) from None
-            except (RayActorError, GetTimeoutError, ValueError) as exc:
+            except (RayError, ValueError, ConnectionError) as exc:
+                # Being restarted or replaced, or Ray's head is: ValueError means no such actor.
                 self._actor = None
                 if time.monotonic() + pause > deadline:
                     raise MasterUnavailable(
@@ -157,11 +207,6 @@ class MasterHandle:
         if self._actor is None:
             self._actor = ray.get_actor(NAME, namespace=NAMESPACE)
         return ray.get(self._actor.event.remote(event, *args, **named), timeout=CALL_TIMEOUT_S)
-
-    def close(self) -> None:
-        """Ask the master to close the index; used when the whole node goes down."""
-        actor = ray.get_actor(NAME, namespace=NAMESPACE)
-        ray.get(actor.close.remote(), timeout=CALL_TIMEOUT_S)
 
 
 def _cause(exc: RayTaskError) -> BaseException:

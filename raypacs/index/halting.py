@@ -1,13 +1,19 @@
-"""Halting the queue, or a kind of work, and how it stands."""
+"""Halting the queue, or a kind of work, and how it stands (``policy.halting``)."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
-from raypacs.index import audit
+from raypacs.config import Settings
+from raypacs.index import audit, ledger, settings
 from raypacs.index.engine import Txn, add
-from raypacs.index.schema import halts
-from raypacs.policy.kinds import kind_of
+from raypacs.index.items import is_waiting
+from raypacs.index.schema import halts, item_counts, nodes, work_items
+from raypacs.policy.halting import KindView, NodeView, Surroundings, state_of, whole
+from raypacs.policy.kinds import KINDS, kind_of
+from raypacs.policy.queue import FINISHED, State
 
 
 def halt(txn: Txn, kind: str, who: str) -> None:
@@ -25,3 +31,105 @@ def resume(txn: Txn, kind: str, who: str) -> None:
         kind_of(kind)
     txn.conn.execute(sa.delete(halts).where(halts.c.kind == kind))
     audit.record(txn, "queue resumed", who=who, detail={"kind": kind})
+
+
+def queue_state(conn: sa.Connection, now: float) -> dict[str, Any]:
+    """Return how the queue and each kind of which there are items, or that is halted, stands.
+
+    Keys: state, why, kinds ({kind: {state, why, counts: {state: items}}}).
+    """
+    current = settings.read(conn)[1]
+    counts, finished_s = _counts(conn)
+    halted: dict[str, str] = {row.kind: row.who for row in conn.execute(sa.select(halts))}
+    around = _surroundings(conn, current)
+    running = sum(states.get(State.IN_PROCESS, 0) for states in counts.values())
+    found: dict[str, dict[str, Any]] = {}
+    for name in sorted((counts.keys() | halted.keys()) & KINDS.keys()):
+        of_kind = counts.get(name, {})
+        view = _view(conn, name, of_kind, halted, finished_s.get(name, 0.0))
+        state, why = state_of(
+            KINDS[name], view, around, now=now, stalled_after_s=current.stalled_after_s
+        )
+        found[name] = {"state": state, "why": why, "counts": of_kind}
+    state, why = whole(
+        [(name, kind["state"], kind["why"]) for name, kind in found.items()],
+        halted_by=halted.get(""),
+        running=running,
+    )
+    return {"state": state, "why": why, "kinds": found}
+
+
+def counts_by_state(conn: sa.Connection) -> dict[str, dict[str, int]]:
+    """Return how many items of each kind are in each state."""
+    return _counts(conn)[0]
+
+
+def _counts(conn: sa.Connection) -> tuple[dict[str, dict[str, int]], dict[str, float]]:
+    counts: dict[str, dict[str, int]] = {}
+    finished_s: dict[str, float] = {}
+    rows = conn.execute(sa.select(item_counts).order_by(item_counts.c.kind, item_counts.c.state))
+    for row in rows.mappings():
+        if row["items"]:
+            counts.setdefault(row["kind"], {})[row["state"]] = row["items"]
+        if row["state"] in FINISHED:
+            finished_s[row["kind"]] = max(finished_s.get(row["kind"], 0.0), row["last_s"])
+    return counts, finished_s
+
+
+def _view(
+    conn: sa.Connection,
+    kind: str,
+    counts: dict[str, int],
+    halted: dict[str, str],
+    finished_s: float,
+) -> KindView:
+    oldest = conn.execute(
+        sa.select(work_items.c.due_s, work_items.c.wanted_node)
+        .where(is_waiting, work_items.c.kind == kind)
+        .order_by(work_items.c.due_s)
+        .limit(1)
+    ).one_or_none()
+    return KindView(
+        running=counts.get(State.IN_PROCESS, 0),
+        halted_by=halted.get("", halted.get(kind)),
+        oldest_due_s=oldest.due_s if oldest else None,
+        bound_to=oldest.wanted_node if oldest else "",
+        finished_s=finished_s,
+    )
+
+
+def _surroundings(conn: sa.Connection, current: Settings) -> Surroundings:
+    accounts = ledger.read(conn)
+    there = {name for name, account in accounts.items() if account.reachable}
+    missing: dict[str, str] = {}
+    for role in sorted({tier.role for tier in current.tiers}):
+        of_role = [tier for tier in current.tiers if tier.role == role]
+        reached = [tier for tier in of_role if tier.name in there]
+        if not reached:
+            missing[role] = f"no {role} tier can be reached"
+        elif role == "web" and all(accounts[t.name].available_bytes <= 0 for t in reached):
+            missing[role] = f"every {role} tier is full"
+    live = conn.execute(sa.select(nodes).where(nodes.c.lost_s == 0, nodes.c.left_s == 0))
+    return Surroundings(
+        tuple(_node(row, current, there) for row in live.mappings()), tiers_missing=missing
+    )
+
+
+def _node(row: sa.RowMapping, current: Settings, there: set[str]) -> NodeView:
+    return NodeView(
+        row["name"],
+        draining=bool(row["draining"]),
+        kinds=tuple(row["info"].get("kinds") or KINDS),
+        roles_lacking=frozenset(roles_lacking(row["info"], current, there)),
+    )
+
+
+def roles_lacking(info: dict[str, Any], current: Settings, there: set[str]) -> set[str]:
+    """Return the roles of tiers that are ``there`` (the master reaches them), but not for a node.
+
+    What nobody reaches is no fault of the node: its work waits for the tier, and says so.
+    """
+    reached = set(info.get("tiers") or ())
+    if not reached:
+        return set()  # it has not told yet
+    return {tier.role for tier in current.tiers if tier.name in there - reached}

@@ -6,7 +6,7 @@ not the master, holds it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from raypacs.config import Settings
 from raypacs.index import audit
 from raypacs.index.engine import Txn
+from raypacs.index.halting import roles_lacking
 from raypacs.index.items import (
     as_lease,
     bury,
@@ -30,6 +31,7 @@ from raypacs.index.schema import halts, item_counts, ledger, nodes, work_items
 from raypacs.layout import new_token
 from raypacs.policy.admission import Slots, Work, admit
 from raypacs.policy.kinds import KINDS
+from raypacs.policy.nodes import refusals
 from raypacs.policy.queue import WAITING, Event, Priority
 from raypacs.policy.retry import Retry
 from raypacs.records import Assignment, Lease, Poll
@@ -119,11 +121,11 @@ def _give(txn: Txn, asked: Poll, settings: Settings, running: list[Work]) -> lis
 def _slots(conn: sa.Connection, node: str, settings: Settings) -> Slots | None:
     """Return what a node may run at once; None for one that gets nothing new."""
     row = conn.execute(
-        sa.select(nodes.c.info, nodes.c.draining, nodes.c.lost_s, nodes.c.left_s).where(
-            nodes.c.name == node
-        )
+        sa.select(
+            nodes.c.info, nodes.c.draining, nodes.c.lost_s, nodes.c.left_s, nodes.c.problems
+        ).where(nodes.c.name == node)
     ).one_or_none()
-    if row is None or row.draining or row.lost_s or row.left_s:
+    if row is None or row.draining or row.lost_s or row.left_s or refusals(row.problems):
         return None
     return Slots(
         int(row.info.get("cores") or 1),
@@ -149,18 +151,9 @@ def _open_kinds(conn: sa.Connection, asked: Poll, settings: Settings) -> set[str
 
 
 def _roles_lacking(conn: sa.Connection, node: str, settings: Settings) -> set[str]:
-    """Return the roles of tiers that the master reaches and the node does not.
-
-    What nobody reaches is no fault of the node: its work waits for the tier, and says so.
-    """
-    info: Mapping[str, Any] = conn.execute(
-        sa.select(nodes.c.info).where(nodes.c.name == node)
-    ).scalar_one()
-    reached = set(info.get("tiers") or ())
-    if not reached:
-        return set()  # it has not told yet
+    info = conn.execute(sa.select(nodes.c.info).where(nodes.c.name == node)).scalar_one()
     there = set(conn.execute(sa.select(ledger.c.tier).where(ledger.c.reachable)).scalars())
-    return {tier.role for tier in settings.tiers if tier.name in there - reached}
+    return roles_lacking(info, settings, there)
 
 
 def _next_items() -> sa.CompoundSelect[Any]:

@@ -7,14 +7,16 @@ forgotten, after a power loss.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from raypacs.errors import StaleLease
-from raypacs.index import halting, leasing, queue, settings
+from raypacs.index import bulk, halting, leasing, queue, settings
+from raypacs.index.bulk import Again, Chosen
 from raypacs.index.leasing import Polled
 from raypacs.index.queue import Wish
 from raypacs.index.report import report
 from raypacs.index.writing import Writing, retry_of
-from raypacs.policy.queue import State
+from raypacs.policy.queue import Priority, State
 from raypacs.records import Lease, Poll, WorkResult
 
 
@@ -37,6 +39,28 @@ class QueueWrites(Writing):
         """
         with self.transaction(now, durable=True) as txn:
             return queue.ask(txn, kind, study_uid, wish)
+
+    # What operators order
+
+    def reschedule_items(self, chosen: Chosen, again: Again, now: float) -> dict[str, Any]:
+        """Do items again (``bulk.reschedule``). Raises InvalidQuery, NotFound."""
+        with self.transaction(now, durable=True) as txn:
+            return bulk.reschedule(txn, chosen, again)
+
+    def cancel_items_matching(self, chosen: Chosen, now: float) -> dict[str, Any]:
+        """Cancel items (``bulk.cancel``). Raises InvalidQuery."""
+        with self.transaction(now, durable=True) as txn:
+            return bulk.cancel(txn, chosen)
+
+    def delete_items(self, chosen: Chosen, now: float) -> dict[str, Any]:
+        """Take items out of the task list (``bulk.delete``). Raises InvalidQuery."""
+        with self.transaction(now, durable=True) as txn:
+            return bulk.delete(txn, chosen)
+
+    def set_priority(self, chosen: Chosen, priority: Priority, now: float) -> dict[str, Any]:
+        """Give a priority to items (``bulk.set_priority``). Raises InvalidQuery."""
+        with self.transaction(now, durable=True) as txn:
+            return bulk.set_priority(txn, chosen, priority)
 
     # Halting
 

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
 
 from raypacs.config import Settings
 from raypacs.errors import NotFound
-from raypacs.index import audit, ledger, search, settings, site, status, why
+from raypacs.index import (
+    audit,
+    ledger,
+    nodes,
+    sealing,
+    search,
+    settings,
+    site,
+    status,
+    task_list,
+    why,
+)
 from raypacs.index.engine import open_engine
-from raypacs.index.schema import asides, copies, instances, packs, series, studies, work_items
-from raypacs.policy.queue import WAITING, State
+from raypacs.index.queue_reader import QueueReader
+from raypacs.index.schema import asides, copies, instances, packs, series, studies
 from raypacs.records import AsideRecord, InstanceRecord, Outcome, PackRef, StoredInstance
 
 _RECORD = InstanceRecord.__slots__
-_QUEUE_FILTERS = ("state", "kind", "study_uid", "node")
 
 
-class IndexReader:
+class IndexReader(QueueReader):
     """Answers from the index at ``url``. Thread-safe. Rows are plain, JSON-able dicts.
 
     Any method may raise MasterUnavailable while the index does not exist yet.
@@ -77,24 +87,8 @@ class IndexReader:
         return found[0] if found else None
 
     def _stored(self, where: sa.ColumnElement[bool]) -> list[StoredInstance]:
-        query = (
-            sa.select(*(instances.c[name] for name in (*_RECORD, "form", "reason")))
-            .where(where)
-            .order_by(
-                instances.c.series_uid, instances.c.instance_number, instances.c.sop_instance_uid
-            )
-        )
         with self._engine.connect() as conn:
-            rows = conn.execute(query).all()
-        width = len(_RECORD)
-        return [
-            StoredInstance(
-                InstanceRecord(**dict(zip(_RECORD, row[:width], strict=True))),
-                form=row[width],
-                reason=row[width + 1],
-            )
-            for row in rows
-        ]
+            return stored(conn, where)
 
     def locate(self, series_uid: str, study_uid: str = "") -> list[PackRef]:
         """Return the published packs of a series, oldest first."""
@@ -133,6 +127,25 @@ class IndexReader:
                 )
                 for uid in uids.all()
             }
+
+    # Sealing
+
+    def seals_due(
+        self, now: float, after_s: float, *, limit: int, without: Collection[str] = ()
+    ) -> list[str]:
+        """Return prepared studies that have stayed as they are for ``after_s`` seconds."""
+        with self._engine.connect() as conn:
+            return sealing.due(conn, now, after_s, limit=limit, without=without)
+
+    def instance_rows(self, study_uid: str) -> dict[str, list[sealing.Row]]:
+        """Return all columns of a study's instances by series UID; {} for a sealed one."""
+        with self._engine.connect() as conn:
+            return sealing.rows(conn, study_uid)
+
+    def manifests(self, study_uid: str, series_uid: str = "") -> list[sealing.ManifestRef]:
+        """Return where the manifests of a study (or series) lie; [] while it is open."""
+        with self._engine.connect() as conn:
+            return sealing.manifests(conn, study_uid, series_uid)
 
     # Operation
 
@@ -173,7 +186,9 @@ class IndexReader:
                 ],
                 "copies": _rows(conn, sa.select(copies).where(copies.c.study_uid == study_uid)),
                 "aside": _rows(conn, _asides(study_uid)),
-                "items": _rows(conn, _items({"study_uid": study_uid})),
+                "items": task_list.page(
+                    conn, {"study_uid": study_uid}, limit=1000, offset=0, before_id=0
+                )["items"],
                 "story": audit.story(conn, study_uid, 1000),
             }
 
@@ -208,28 +223,6 @@ class IndexReader:
         with self._engine.connect() as conn:
             return conn.execute(query.limit(1)).first() is not None
 
-    def queue(
-        self, filters: Mapping[str, str] | None = None, *, limit: int = 1000, offset: int = 0
-    ) -> list[dict[str, Any]]:
-        """Return work items, newest first; filters: state, kind, study_uid, node."""
-        with self._engine.connect() as conn:
-            return _rows(conn, _items(filters or {}).limit(limit).offset(offset))
-
-    def idle(self, study_uid: str = "") -> bool:
-        """Whether nothing is left to prepare (of a study): nothing due, waiting or running."""
-        due = sa.select(studies.c.study_uid).where(studies.c.prepare_due_s.is_not(None))
-        open_items = sa.select(work_items.c.item_id).where(
-            work_items.c.state.in_([*WAITING, State.IN_PROCESS])
-        )
-        if study_uid:
-            due = due.where(studies.c.study_uid == study_uid)
-            open_items = open_items.where(work_items.c.study_uid == study_uid)
-        with self._engine.connect() as conn:
-            return (
-                conn.execute(due.limit(1)).first() is None
-                and conn.execute(open_items.limit(1)).first() is None
-            )
-
     def site(self) -> site.Site:
         """Return the site's identity, epoch, adopted tiers, and why it must be reconciled."""
         with self._engine.connect() as conn:
@@ -259,10 +252,33 @@ class IndexReader:
         with self._engine.connect() as conn:
             return ledger.read(conn)
 
+    def nodes(self, now: float) -> list[dict[str, Any]]:
+        """Return the nodes, each with its state and problems (``nodes.read``)."""
+        with self._engine.connect() as conn:
+            return nodes.read(conn, now, settings.read(conn)[1].node_lost_s)
+
     def status(self, now: float) -> dict[str, Any]:
         """Return the state of the cluster (``status.status``)."""
         with self._engine.connect() as conn:
             return status.status(conn, now)
+
+
+def stored(conn: sa.Connection, where: sa.ColumnElement[bool]) -> list[StoredInstance]:
+    """Return the instances that have a row, by series and number."""
+    query = (
+        sa.select(*(instances.c[name] for name in (*_RECORD, "form", "reason")))
+        .where(where)
+        .order_by(instances.c.series_uid, instances.c.instance_number, instances.c.sop_instance_uid)
+    )
+    width = len(_RECORD)
+    return [
+        StoredInstance(
+            InstanceRecord(**dict(zip(_RECORD, row[:width], strict=True))),
+            form=row[width],
+            reason=row[width + 1],
+        )
+        for row in conn.execute(query).all()
+    ]
 
 
 def _packs(conn: sa.Connection, where: sa.ColumnElement[bool]) -> list[PackRef]:
@@ -305,14 +321,6 @@ def _study(conn: sa.Connection, row: sa.RowMapping) -> dict[str, Any]:
 def _asides(study_uid: str) -> sa.Select[Any]:
     query = sa.select(asides).order_by(asides.c.aside_id.desc())
     return query.where(asides.c.study_uid == study_uid) if study_uid else query
-
-
-def _items(filters: Mapping[str, str]) -> sa.Select[Any]:
-    query = sa.select(work_items).order_by(work_items.c.item_id.desc())
-    for name in _QUEUE_FILTERS:
-        if filters.get(name):
-            query = query.where(work_items.c[name] == filters[name])
-    return query
 
 
 def _rows(conn: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from raypacs.index import ledger, nodes, settings
-from raypacs.index.schema import asides, delete_intents, meta, study_totals, work_items
+from raypacs.index import halting, ledger, nodes, settings
+from raypacs.index.schema import asides, delete_intents, meta, study_totals
 from raypacs.policy.forecast import WINDOW_S, fill_rate, hours_left
 
 
@@ -25,14 +25,14 @@ def status(conn: sa.Connection, now: float) -> dict[str, Any]:
     claimed = conn.execute(
         sa.select(meta.c.number, meta.c.at_s).where(meta.c.name == "epoch")
     ).one_or_none()
-    version, _ = settings.read(conn)
+    version, current = settings.read(conn)
     return {
         "epoch": claimed.number if claimed else 0,
         "since_s": claimed.at_s if claimed else 0.0,
         "settings_version": version,
-        "nodes": nodes.read(conn),
+        "nodes": nodes.read(conn, now, current.node_lost_s),
         "tiers": tiers(conn, now),
-        "queue": _queue(conn),
+        "queue": halting.counts_by_state(conn),
         "studies": _studies(conn),
         "instances": _instances(conn),
         "aside": _counts(conn, asides.c.outcome),
@@ -74,18 +74,6 @@ def tiers(conn: sa.Connection, now: float) -> list[dict[str, Any]]:
                 "hours_left": hours_left(account.available_bytes, rate),
             }
         )
-    return found
-
-
-def _queue(conn: sa.Connection) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = {}
-    rows = conn.execute(
-        sa.select(work_items.c.kind, work_items.c.state, sa.func.count()).group_by(
-            work_items.c.kind, work_items.c.state
-        )
-    )
-    for kind, state, count in rows:
-        found.setdefault(kind, {})[state] = count
     return found
 
 

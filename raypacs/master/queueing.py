@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from raypacs.errors import StaleLease
+from raypacs.index.bulk import MOST, SAME, Again, Chosen
 from raypacs.index.queue import Wish
 from raypacs.master.base import MasterBase
 from raypacs.policy.queue import State, priority_of
@@ -23,6 +24,7 @@ class QueueEvents(MasterBase):
         its report was answered.
         """
         now = self._clock()
+        self._roll.polled(asked.node, now)
         known = self._polls.answer(asked, now)
         if known is not None:
             return known
@@ -74,3 +76,82 @@ class QueueEvents(MasterBase):
         item_id = self._writer.enqueue_item(kind, study_uid, wish, self._clock())
         self._polls.changed()
         return item_id
+
+    # What operators order, for at most ``limit`` (1,000) items a call, by item id from
+    # ``after_id`` on. Answers: {matched, changed, refused: [{item_id, why}], more, after_id}.
+
+    def reschedule_items(
+        self,
+        filters: Mapping[str, str],
+        *,
+        due_s: float | None = None,
+        nodes: Sequence[str] | None = None,
+        mode: str = SAME,
+        who: str = "",
+        limit: int = MOST,
+        after_id: int = 0,
+    ) -> dict[str, Any]:
+        """Do items again: now or at ``due_s``; on the ``same`` node, a named one, or ``spread``.
+
+        Raises:
+            InvalidQuery: a filter, mode or node that cannot be.
+            NotFound: no such node.
+        """
+        chosen = Chosen(filters, who, limit, after_id)
+        again = Again(due_s, tuple(nodes or ()), mode)
+        answer = self._writer.reschedule_items(chosen, again, self._clock())
+        self._polls.changed()
+        return answer
+
+    def cancel_items_matching(
+        self, filters: Mapping[str, str], *, who: str = "", limit: int = MOST, after_id: int = 0
+    ) -> dict[str, Any]:
+        """Cancel items; what runs is told to stop at its node's next poll. Raises InvalidQuery."""
+        chosen = Chosen(filters, who, limit, after_id)
+        answer = self._writer.cancel_items_matching(chosen, self._clock())
+        self._polls.changed()
+        return answer
+
+    def delete_items(
+        self, filters: Mapping[str, str], *, who: str = "", limit: int = MOST, after_id: int = 0
+    ) -> dict[str, Any]:
+        """Take items that do not run out of the task list. Raises InvalidQuery."""
+        chosen = Chosen(filters, who, limit, after_id)
+        answer = self._writer.delete_items(chosen, self._clock())
+        self._polls.changed()
+        return answer
+
+    def set_priority(
+        self,
+        filters: Mapping[str, str],
+        priority: str,
+        *,
+        who: str = "",
+        limit: int = MOST,
+        after_id: int = 0,
+    ) -> dict[str, Any]:
+        """Give a priority to items that wait or run. Raises InvalidQuery."""
+        chosen = Chosen(filters, who, limit, after_id)
+        answer = self._writer.set_priority(chosen, priority_of(priority), self._clock())
+        self._polls.changed()
+        return answer
+
+    def halt(self, kind: str = "", who: str = "") -> dict[str, Any]:
+        """Give out nothing new of a kind ('': at all); return the queue's state.
+
+        Raises:
+            InvalidQuery: no such kind of work.
+        """
+        self._writer.halt(kind, who, self._clock())
+        self._polls.changed()
+        return self._reader.queue_state(self._clock())
+
+    def resume(self, kind: str = "", who: str = "") -> dict[str, Any]:
+        """Give out work of a kind ('': of the queue) again; return the queue's state.
+
+        Raises:
+            InvalidQuery: no such kind of work.
+        """
+        self._writer.resume(kind, who, self._clock())
+        self._polls.changed()
+        return self._reader.queue_state(self._clock())
