@@ -113,6 +113,14 @@ def public_url(url: str) -> str:
     return parse_url(url).render_as_string(hide_password=True)
 
 
+def tool_url(url: str) -> str:
+    """Return the URL as PostgreSQL's own tools take it, without the password (PGPASSWORD)."""
+    parsed = parse_url(url)
+    return parsed._replace(
+        drivername="postgresql", password=None, query=sa.util.immutabledict()
+    ).render_as_string()
+
+
 def _open_postgresql(url: sa.URL, read_only: bool, options: dict[str, Any]) -> sa.Engine:
     """Open an engine of sessions with limits. A reader's statements are transactions of their own.
 
@@ -230,9 +238,12 @@ def version(engine: sa.Engine) -> str | None:
 
 def insert(conn: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
     """Return the dialect's INSERT, which has ``on_conflict_do_update`` and ``_do_nothing``."""
-    if conn.dialect.name == "postgresql":
-        return postgresql.insert(table)
-    return sqlite.insert(table)
+    return insert_into(conn.dialect.name, table)
+
+
+def insert_into(dialect: str, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    """Return :func:`insert` of a dialect by its name."""
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
 
 
 def changes(conn: sa.Connection, statement: sa.Executable) -> int:
@@ -260,13 +271,20 @@ def add(
 
     A key occurs at most once in ``rows``.
     """
-    if not rows:
-        return
-    statement = insert(conn, table)
+    if rows:
+        conn.execute(_adding(conn.dialect.name, table, tuple(counters), tuple(replace)), rows)
+
+
+@functools.cache
+def _adding(
+    dialect: str, table: sa.Table, counters: tuple[str, ...], replace: tuple[str, ...]
+) -> sa.Executable:
+    """Return the statement of :func:`add`: to make it costs more than to run it."""
+    statement = insert_into(dialect, table)
     changes: dict[str, Any] = {name: table.c[name] + statement.excluded[name] for name in counters}
     changes |= {name: statement.excluded[name] for name in replace}
     keys = [column.name for column in table.primary_key]
-    conn.execute(statement.on_conflict_do_update(index_elements=keys, set_=changes), rows)
+    return statement.on_conflict_do_update(index_elements=keys, set_=changes)
 
 
 def in_lists(values: Iterable[Item]) -> Iterator[list[Item]]:

@@ -17,7 +17,7 @@ from raypacs import node_file
 from raypacs.config import Bootstrap
 from raypacs.errors import AlreadyExists, ConfigError, IndexUnavailable
 from raypacs.index import backup
-from raypacs.index.engine import open_engine, parse_url
+from raypacs.index.engine import open_engine, parse_url, tool_url
 from raypacs.index.moving import refuse_live_master
 
 
@@ -146,10 +146,9 @@ def _sqlite_file(bootstrap: Bootstrap, command: str, file: Path) -> Path:
     url = parse_url(bootstrap.database_url)
     if url.get_backend_name() == "sqlite":
         return Path(url.database or "")
-    shown = url.set(drivername="postgresql", password=None, query={})
     raise ConfigError(
         "the index is on PostgreSQL, which has tools of its own for this",
-        hint=command.format(file=file, url=shown.render_as_string())
+        hint=command.format(file=file, url=tool_url(bootstrap.database_url))
         + "; a master that meets an older index than its tiers know lets nothing be deleted until "
         "`raypacs index reconcile`",
     )
