@@ -22,7 +22,7 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
-from raypacs.index import listing
+from raypacs.index import facets, listing
 from raypacs.index.attributes import fold_name, joined
 from raypacs.index.engine import migrate, open_engine
 from raypacs.index.schema import ledger, meta, studies
@@ -202,7 +202,9 @@ SELECT study_uid, tier, {INSTANCES}, {{size}}, 1, FALSE, created_s FROM studies,
 _ITEMS_SQL = """
 INSERT INTO work_items (kind, study_uid, generation, state, priority, due_s, attempt, token, epoch,
   node, created_s, updated_s, started_s, finished_s, error, patient_id, ae_title)
-SELECT 'PREPARE', study_uid, 1, 'COMPLETED', 1, created_s, 1, study_uid, 1,
+SELECT 'PREPARE', study_uid, 1, 'COMPLETED',
+  CASE WHEN list_no % 50 = 0 THEN 30 WHEN list_no % 10 = 0 THEN 20 ELSE 10 END,
+  created_s, 1, study_uid, 1,
   'node-' || (list_no % 8), created_s, created_s + 60, created_s, created_s + 60, '',
   patient_id, source
 FROM studies ORDER BY list_no
@@ -308,7 +310,7 @@ def _copy(connection: psycopg.Connection[Any], table: str, rows: Iterator[tuple[
 
 def _statements(size: str) -> list[str]:
     found = [_COPIES_SQL.format(size=size), _ITEMS_SQL, _FAILED_SQL, _COUNTS_SQL]
-    return [*found, _AUDIT_SQL.format()]
+    return [*found, *facets.FILL, _AUDIT_SQL.format()]
 
 
 def _account(url: str, count: int) -> None:
