@@ -10,6 +10,7 @@ import typer
 
 from raypacs.cli import (
     demo,
+    index,
     ingest,
     master,
     node,
@@ -68,6 +69,7 @@ app.command()(why.why)
 app.add_typer(queue.app, name="queue")
 app.add_typer(node.app, name="node")
 app.add_typer(master.app, name="master")
+app.add_typer(index.app, name="index")
 app.add_typer(settings.app, name="config")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     submit.submit

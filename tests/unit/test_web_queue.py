@@ -88,6 +88,9 @@ def test_the_list_is_filtered_and_paged(client: httpx.Client, cluster: FakeClust
         ("created_after=yesterday", "created_after: 'yesterday' is neither"),
         ("item_id=-1", "item_id:"),
         ("offset=-1", "offset:"),
+        ("error=a%00b", "error:"),
+        (f"item_id={2**63}", "item_id:"),
+        (f"before_id={2**63}", "before_id:"),
     ],
 )
 def test_a_wrong_filter_is_named(client: httpx.Client, query: str, key: str) -> None:
@@ -131,7 +134,8 @@ def test_what_an_items_state_does_not_allow(client: httpx.Client, cluster: FakeC
         client.get("/api/v1/queue/9"),
     ):
         assert problem(answer) == (404, "no work item 9")
-    assert problem(client.get("/api/v1/queue/nine"))[0] == 400
+    for wrong in ("nine", 0, 2**63):
+        assert problem(client.get(f"/api/v1/queue/{wrong}"))[0] == 400
 
 
 def test_orders_for_all_that_match(

@@ -22,6 +22,7 @@ PriorityName = Literal["low", "medium", "high", "stat"]
 Mode = Literal["same", "node", "spread"]
 
 STATES: tuple[StateName, ...] = StateName.__args__  # type: ignore[attr-defined]
+MAX_ID = 2**63 - 1
 PRIORITIES: dict[int, PriorityName] = {0: "low", 10: "medium", 20: "high", 30: "stat"}
 
 
@@ -32,6 +33,21 @@ def _states(value: str) -> str:
         if one not in STATES:
             raise ValueError(f"{one!r} is not one of {', '.join(STATES)}")
     return ",".join(named)
+
+
+def _priorities(value: str) -> str:
+    """Return priorities, several by comma."""
+    named = [one.strip().lower() for one in value.split(",") if one.strip()]
+    for one in named:
+        if one not in PRIORITIES.values():
+            raise ValueError(f"{one!r} is not one of {', '.join(PRIORITIES.values())}")
+    return ",".join(named)
+
+
+def _text(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("a character that no text has")
+    return value
 
 
 def _moment(value: str) -> str:
@@ -59,8 +75,8 @@ def seconds(value: str | float) -> float:
 
 
 def _number(value: str) -> str:
-    if value and not (value.isascii() and value.isdigit()):
-        raise ValueError(f"{value!r} is not a number")
+    if value and not (value.isascii() and value.isdigit() and int(value) <= MAX_ID):
+        raise ValueError(f"{value[:40]!r} is not the number of an item")
     return value
 
 
@@ -72,6 +88,7 @@ def _priority(value: Any) -> Any:
     return PRIORITIES.get(value, str(value)) if isinstance(value, int) else value
 
 
+Text = Annotated[str, AfterValidator(_text)]
 Moment = Annotated[str, AfterValidator(_moment)]
 Due = Annotated[float | None, BeforeValidator(_due)]
 
@@ -82,17 +99,17 @@ class TaskFilter(Request):
     item_id: Annotated[str, AfterValidator(_number)] = Field(
         default="", description="Number of one item"
     )
-    kind: str = Field(default="", description="Kind of work, as PREPARE")
+    kind: Text = Field(default="", description="Kind of work, as PREPARE; several by comma")
     state: Annotated[str, AfterValidator(_states)] = Field(
-        "", description="State; several by comma, as FAILED,CANCELED"
+        default="", description="State; several by comma, as FAILED,CANCELED"
     )
-    node: str = Field(default="", description="Node that has it or had it last")
-    wanted_node: str = Field(default="", description="Node that it is bound to")
-    study_uid: str = Field(default="", description="Study Instance UID (0020,000D)")
-    patient_id: str = Field(default="", description="Patient ID (0010,0020) of its study")
-    ae_title: str = Field(default="", description="AE title that sent its study")
-    priority: Literal["", "low", "medium", "high", "stat"] = Field(
-        default="", description="Priority"
+    node: Text = Field(default="", description="Node that has it or had it last; several by comma")
+    wanted_node: Text = Field(default="", description="Node that it is bound to")
+    study_uid: Text = Field(default="", description="Study Instance UID (0020,000D)")
+    patient_id: Text = Field(default="", description="Patient ID (0010,0020) of its study")
+    ae_title: Text = Field(default="", description="AE title that sent its study; several by comma")
+    priority: Annotated[str, AfterValidator(_priorities)] = Field(
+        default="", description="low, medium, high or stat; several by comma"
     )
     created_after: Moment = Field(
         default="", description="ISO 8601 (UTC without a zone) or seconds"
@@ -102,7 +119,7 @@ class TaskFilter(Request):
     updated_before: Moment = Field(
         default="", description="Last change; as created_after; exclusive"
     )
-    error: str = Field(default="", description="Part of the error text, upper or lower case")
+    error: Text = Field(default="", description="Part of the error text, upper or lower case")
 
     def given(self) -> dict[str, str]:
         """Return what was given, key to value."""
@@ -114,9 +131,12 @@ class TaskQuery(TaskFilter):
     """A page of the task list, newest items first."""
 
     limit: int = Field(100, ge=1, le=10_000, description="Most items returned")
-    offset: int = Field(0, ge=0, description="Items to skip")
+    offset: int = Field(0, ge=0, le=1_000_000, description="Items to skip; before_id has no end")
     before_id: int = Field(
-        0, ge=0, description="Only items before this one: the next page at any depth, at once"
+        0,
+        ge=0,
+        le=MAX_ID,
+        description="Only items before this one: the next page, at any depth",
     )
 
 
@@ -135,6 +155,7 @@ class Task(Answer):
     attempt: int = Field(0, description="Tries begun")
     deaths: int = Field(0, description="Attempts in a row whose node or dispatcher died")
     node: str = Field(default="", description="Node that has it or had it last")
+    epoch: int = Field(0, description="Epoch in which it was given out")
     wanted_node: str = Field(default="", description="Node that it is bound to, '' any")
     expires_at_s: float = Field(0.0, description="End of its lease unless that is renewed")
     created_s: float = Field(0.0, description="When it was made")
@@ -159,8 +180,8 @@ class TaskPage(Answer):
 class Enqueue(Request):
     """A piece of work that is wanted."""
 
-    kind: str = Field("PREPARE", description="Kind of work")
-    study_uid: str = Field(description="Study Instance UID (0020,000D)", min_length=1)
+    kind: Text = Field("PREPARE", description="Kind of work")
+    study_uid: Text = Field(description="Study Instance UID (0020,000D)", min_length=1)
     priority: PriorityName = Field("medium", description="Priority")
     at: Due = Field(default=None, description="Not before: ISO 8601 or seconds; without it, now")
     node: str = Field(default="", description="Node to bind it to, '' any")

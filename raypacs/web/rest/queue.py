@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 
 from raypacs.errors import IllegalTransition, NotFound
 from raypacs.web.gateway import Gateway
 from raypacs.web.models.work import (
+    MAX_ID,
     BulkAnswer,
     DeletedTask,
     Enqueue,
@@ -30,6 +31,7 @@ from raypacs.web.rest.answers import NO_INDEX, NO_ITEM, NO_MASTER, NO_STUDY, NOT
 from raypacs.web.services import Row, Services
 
 BATCH = 500
+ItemId = Annotated[int, Path(ge=1, le=MAX_ID, description="Number of the item")]
 _REFUSED_SHOWN = 20
 
 
@@ -160,7 +162,7 @@ def _add_one(router: APIRouter, gateway: Gateway) -> None:
         response_model=Task,
         responses=NO_ITEM | NO_INDEX,
     )
-    def task(item_id: int) -> Row:
+    def task(item_id: ItemId) -> Row:
         return services.task(item_id)
 
     @router.delete(
@@ -169,7 +171,7 @@ def _add_one(router: APIRouter, gateway: Gateway) -> None:
         response_model=DeletedTask,
         responses=NO_ITEM | NOT_NOW | NO_MASTER,
     )
-    def delete_task(item_id: int, request: Request) -> Row:
+    def delete_task(item_id: ItemId, request: Request) -> Row:
         _for_one(services, "delete_items", item_id, who_asks(gateway, request))
         return {"item_id": item_id, "deleted": True}
 
@@ -179,7 +181,7 @@ def _add_one(router: APIRouter, gateway: Gateway) -> None:
         response_model=Task,
         responses=NO_ITEM | NOT_NOW | NO_MASTER,
     )
-    def reschedule_task(item_id: int, request: Request, body: When | None = None) -> Row:
+    def reschedule_task(item_id: ItemId, request: Request, body: When | None = None) -> Row:
         when = body or When()
         order = {"due_s": when.at, "nodes": when.nodes or None, "mode": when.mode}
         who = who_asks(gateway, request)
@@ -192,7 +194,7 @@ def _add_one(router: APIRouter, gateway: Gateway) -> None:
         response_model=Task,
         responses=NO_ITEM | NOT_NOW | NO_MASTER,
     )
-    def cancel_task(item_id: int, request: Request) -> Row:
+    def cancel_task(item_id: ItemId, request: Request) -> Row:
         _for_one(services, "cancel_items_matching", item_id, who_asks(gateway, request))
         return services.task(item_id)
 
@@ -202,7 +204,7 @@ def _add_one(router: APIRouter, gateway: Gateway) -> None:
         response_model=Task,
         responses=NO_ITEM | NOT_NOW | NO_MASTER,
     )
-    def prioritise_task(item_id: int, body: WantedPriority, request: Request) -> Row:
+    def prioritise_task(item_id: ItemId, body: WantedPriority, request: Request) -> Row:
         who = who_asks(gateway, request)
         _for_one(services, "set_priority", item_id, who, priority=body.priority)
         return services.task(item_id)
