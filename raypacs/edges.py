@@ -7,6 +7,7 @@ writes are calls to the master through the pipe. SIGTERM finishes what was begun
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -14,9 +15,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -24,10 +24,11 @@ from raypacs import logs
 from raypacs.config import Bootstrap, Settings, parse
 from raypacs.dimse.server import DicomSpec, serve_dicom
 from raypacs.errors import MasterUnavailable, NotFound
-from raypacs.index.reader import IndexReader
+from raypacs.index.sealed_reader import SealedReader
 from raypacs.layout import new_token
 from raypacs.link import Caller
 from raypacs.storage.intake import Intake, IntakePorts
+from raypacs.storage.manifest import Manifests
 from raypacs.storage.tier import Tier, open_tier
 from raypacs.web.server import HttpSpec, serve_http
 from raypacs.web.services import Services
@@ -57,8 +58,21 @@ def open_tiers(settings: Settings, role: str) -> list[Tier]:
     return [open_tier(tier) for tier in sorted(chosen, key=lambda tier: tier.order)]
 
 
+def open_reader(url: str, settings: Settings) -> SealedReader:
+    """Open the read side of the index; manifests are read from this process's tiers."""
+    tiers = {tier.name: tier for tier in settings.tiers}
+
+    @functools.cache
+    def tier(name: str) -> Tier:
+        if name not in tiers:
+            raise NotFound(f"no tier {name!r} on this node")
+        return open_tier(tiers[name])
+
+    return SealedReader(url, Manifests(tier).rows)
+
+
 def make_intake(
-    bootstrap: Bootstrap, settings: Settings, boot: str, reader: IndexReader, call: Call
+    bootstrap: Bootstrap, settings: Settings, boot: str, reader: SealedReader, call: Call
 ) -> Intake:
     """Wire an Intake to the index (reads) and to the master (writes, through ``call``)."""
     holder = f"{bootstrap.name}/{boot}"  # a new life of the node gives back what it held
@@ -68,6 +82,7 @@ def make_intake(
         aside=lambda record: call("aside", record, holder),
         grant=lambda tier, size_bytes: int(call("grant", tier, holder, size_bytes)),
         aside_known=reader.aside_known,
+        known_sealed=reader.known_sealed,
     )
     return Intake(
         open_tiers(settings, "image"),  # read-only ones, too: what they hold is known, recovered
@@ -99,7 +114,7 @@ def recover(
     gone = {boot for boot in _boots_seen(bootstrap, settings) if lost(boot)}
     if not gone:
         return 0
-    reader = IndexReader(bootstrap.database_url)
+    reader = open_reader(bootstrap.database_url, settings)
     intake = make_intake(bootstrap, settings, f"{prefix}recovery-{new_token()}", reader, call)
     try:
         count = intake.recover_lost(gone)
@@ -132,7 +147,7 @@ class _Edge:
         self.spec = spec
         self.stopping = threading.Event()
         self.link = Caller(conn)
-        self.reader = IndexReader(spec.bootstrap.database_url)
+        self.reader = open_reader(spec.bootstrap.database_url, spec.settings)
         self.intake = make_intake(spec.bootstrap, spec.settings, spec.boot, self.reader, self.call)
         signal.signal(signal.SIGTERM, lambda *_: self.stopping.set())
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the node, which stops us
@@ -211,31 +226,17 @@ def services(edge: _Edge) -> Services:
         apply_settings=lambda values, who: call(
             "apply_settings", parse(Settings, values, "settings"), who
         ),
-        tasks=partial(_tasks, reader),
-        task=partial(_task, reader),
-        queue_state=lambda: {"state": "running", "why": "", "kinds": {}},
-        nodes=lambda: list(_status(edge)["nodes"]),
+        tasks=lambda filters, limit, offset, before_id: reader.tasks(
+            filters, limit=limit, offset=offset, before_id=before_id
+        ),
+        task=reader.task,
+        queue_state=lambda: reader.queue_state(time.time()),
+        nodes=lambda: reader.nodes(time.time()),
         why=reader.why,
         master=call,
         touched=lambda uids: edge.link.cast("touched", uids),
         node={"name": bootstrap.name, "host": bootstrap.host, "http_port": edge.spec.port},
     )
-
-
-def _tasks(
-    reader: IndexReader, filters: Mapping[str, str], limit: int, offset: int, before_id: int
-) -> dict[str, Any]:
-    items = reader.queue(filters, limit=100_000)
-    found = [one for one in items if not before_id or one["item_id"] < before_id]
-    page = found[offset : offset + limit]
-    return {"items": page, "total": len(items), "total_is_exact": True}
-
-
-def _task(reader: IndexReader, item_id: int) -> dict[str, Any]:
-    found = [item for item in reader.queue(limit=100_000) if item["item_id"] == item_id]
-    if not found:
-        raise NotFound(f"no work item {item_id}")
-    return found[0]
 
 
 def _status(edge: _Edge) -> dict[str, Any]:

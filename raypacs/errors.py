@@ -76,6 +76,17 @@ class PackCorrupt(RaypacsError, ValueError):
     """A pack or its header sidecar does not match its checksums or its specification."""
 
 
+class ManifestCorrupt(RaypacsError, ValueError):
+    """A manifest of a sealed series does not match its checksum, or is of a later version."""
+
+
+class StudySealed(RaypacsError):
+    """The instances of the study lie in manifests: it must be reopened before it can change.
+
+    ``fields["study_uids"]`` names the studies.
+    """
+
+
 class StaleEpoch(RaypacsError):
     """A newer master has claimed a later epoch; this one must stop."""
 

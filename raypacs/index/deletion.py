@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from raypacs.errors import NotFound
-from raypacs.index import audit, ledger, listing, queue
+from raypacs.index import audit, ledger, listing, queue, sealing
 from raypacs.index.engine import Txn, in_lists, insert_many
 from raypacs.index.schema import asides, copies, delete_intents, instances, packs, series, studies
 
@@ -35,7 +35,9 @@ def delete_study(txn: Txn, study_uid: str, *, grace_s: float) -> list[DeleteInte
 
     Raises:
         NotFound: no such study.
+        StudySealed: it must be reopened first, as its manifests alone name its objects.
     """
+    sealing.check_open(txn.conn, [study_uid])
     ours = studies.c.study_uid == study_uid
     if txn.conn.execute(sa.select(studies.c.study_uid).where(ours)).scalar() is None:
         raise NotFound(f"no study {study_uid}", study_uid=study_uid)

@@ -16,12 +16,15 @@ import sqlalchemy as sa
 from raypacs.index.engine import Txn, add
 from raypacs.index.schema import (
     asides,
+    copies,
     delete_intents,
     grants,
     hourly_intake,
     instances,
     ledger,
     packs,
+    series,
+    studies,
 )
 from raypacs.policy.forecast import HourlyIntake, hour_of
 
@@ -144,19 +147,30 @@ def read(conn: sa.Connection) -> dict[str, LedgerRow]:
 
 
 def recount(conn: sa.Connection) -> dict[str, int]:
-    """Count the bytes per tier again from the rows of all objects; equals ``used_bytes``."""
+    """Count the bytes per tier again from the rows of all objects; equals ``used_bytes``.
+
+    Of a sealed study, whose instances have no rows, the copies are counted, less its packs.
+    """
     total: Counter[str] = Counter()
-    for table, size in (
-        (instances, instances.c.size_bytes),
-        (packs, packs.c.pack_bytes + packs.c.header_bytes),
-        (asides, asides.c.size_bytes),
-        (delete_intents, delete_intents.c.size_bytes),
+    sealed = studies.c.sealed_s > 0
+    pack_bytes = packs.c.pack_bytes + packs.c.header_bytes
+    for column, size, table, where in (
+        (instances.c.tier, instances.c.size_bytes, instances, sa.true()),
+        (packs.c.tier, pack_bytes, packs, sa.true()),
+        (asides.c.tier, asides.c.size_bytes, asides, sa.true()),
+        (delete_intents.c.tier, delete_intents.c.size_bytes, delete_intents, sa.true()),
+        (series.c.manifest_tier, series.c.manifest_bytes, series, series.c.manifest_path != ""),
+        (copies.c.tier, copies.c.size_bytes, _of_study(copies), sealed),
+        (packs.c.tier, -pack_bytes, _of_study(packs), sealed),
     ):
-        for tier, size_bytes in conn.execute(
-            sa.select(table.c.tier, sa.func.sum(size)).group_by(table.c.tier)
-        ):
+        query = sa.select(column, sa.func.sum(size)).select_from(table).where(where)
+        for tier, size_bytes in conn.execute(query.group_by(column)):
             total[tier] += int(size_bytes)
-    return dict(total)
+    return {tier: size_bytes for tier, size_bytes in total.items() if size_bytes}
+
+
+def _of_study(table: sa.Table) -> sa.Join:
+    return table.join(studies, studies.c.study_uid == table.c.study_uid)
 
 
 def took_in(txn: Txn, tier: str, *, studies: int, objects: int, size_bytes: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from raypacs.index import attributes, audit, deletion, ledger, listing
+from raypacs.index import attributes, audit, deletion, ledger, listing, sealing
 from raypacs.index.engine import Txn, add, changes, in_lists, insert, insert_many
 from raypacs.index.schema import asides, copies, instances, series, sources, studies
 from raypacs.records import AsideRecord, InstanceRecord, Outcome, Registered
@@ -36,7 +36,12 @@ class _Batch:
 def register(
     txn: Txn, records: Sequence[InstanceRecord], *, holder: str, quiet_s: float
 ) -> list[Registered]:
-    """Register a batch; answers in the order of ``records``."""
+    """Register a batch; answers in the order of ``records``.
+
+    Raises:
+        StudySealed: a study of the batch must be reopened first; nothing was registered.
+    """
+    sealing.check_open(txn.conn, (record.study_uid for record in records))
     batch = _Batch()
     answers = _decide(txn.conn, records, batch)
     for conflict in batch.conflicts:

@@ -14,7 +14,7 @@ page goes, so that it takes as long among a million studies as among ten thousan
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,11 +31,10 @@ from raypacs.index.attributes import (
     fold_name,
     integer,
 )
+from raypacs.index.rows import Row, instance_row, series_row, study_row
 from raypacs.index.schema import instances, series, studies, study_terms
 
 Params = Mapping[str, str | Sequence[str]]
-Row = dict[str, Any]
-Source = sa.RowMapping | Row
 
 MAX_LIMIT = 10_001
 """One more than the web edge gives, by which it knows that there are more."""
@@ -43,19 +42,6 @@ MAX_LIMIT = 10_001
 _MOST_ALTERNATIVES = 8
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
 _INSTANCE_JSON = frozenset(("ContentDate", "ContentTime"))
-
-# Of type 2: there, though empty (PS3.18 tables 10.6.3-3 to -5).
-_STUDY_ALWAYS = (
-    "StudyDate",
-    "StudyTime",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyID",
-)
 
 # Few studies have the same one: found by their own index.
 _SINGLED_OUT = ("StudyInstanceUID", "PatientID", "AccessionNumber")
@@ -86,6 +72,9 @@ _INSTANCE_COLUMNS: dict[str, sa.ColumnElement[Any]] = {
     "BitsAllocated": instances.c.bits_allocated,
     "BitsStored": instances.c.bits_stored,
 }
+
+
+_INSTANCE_KEYWORDS = _INSTANCE_COLUMNS.keys() | _INSTANCE_JSON
 
 
 def search_studies(conn: sa.Connection, params: Params) -> list[Row]:
@@ -159,49 +148,37 @@ def search_instances(conn: sa.Connection, params: Params) -> list[Row]:
     ]
 
 
-def study_row(row: Source) -> Row:
-    """Return a study's attributes by keyword (PS3.18 table 10.6.3-3)."""
-    found: Row = dict.fromkeys(_STUDY_ALWAYS, "")
-    found |= {key: value for key, value in row["attributes"].items() if key in STUDY_KEYWORDS}
-    return found | {
-        "StudyInstanceUID": row["study_uid"],
-        "InstanceAvailability": "ONLINE",
-        "NumberOfStudyRelatedSeries": row["series_count"],
-        "NumberOfStudyRelatedInstances": row["instance_count"],
-    }
+def sealed_series(conn: sa.Connection, params: Params) -> Iterator[tuple[Row, Row]]:
+    """Yield (study, series) of every sealed series that the keys above instances match, in order.
+
+    Limit and offset do not count here. Raises InvalidQuery.
+    """
+    conditions, _, _ = _parsed(params, "series")
+    query = (
+        sa.select(*_labelled(studies, series))
+        .select_from(series.join(studies, studies.c.study_uid == series.c.study_uid))
+        .where(series.c.manifest_path != "", *conditions, *_leading(conn, params))
+        .order_by(series.c.study_uid, series.c.series_uid)
+    )
+    for row in conn.execute(query).mappings():
+        yield _part(row, "studies"), _part(row, "series")
 
 
-def series_row(row: Source) -> Row:
-    """Return a series' attributes by keyword (PS3.18 table 10.6.3-4)."""
-    found: Row = dict(row["attributes"])
-    # A number, or empty: of type 2.
-    found["SeriesNumber"] = row["series_number"]
-    return found | {
-        "SeriesInstanceUID": row["series_uid"],
-        "Modality": row["modality"],
-        "InstanceAvailability": "ONLINE",
-        "NumberOfSeriesRelatedInstances": row["instance_count"],
-    }
+def instance_keys(params: Params) -> dict[str, str]:
+    """Return the keys that only instances have, by keyword; neither limit nor offset."""
+    found = {_keyword(name): _text(value) for name, value in params.items()}
+    return {key: text for key, text in found.items() if key in _INSTANCE_KEYWORDS}
 
 
-def instance_row(row: Source) -> Row:
-    """Return an instance's attributes by keyword (PS3.18 table 10.6.3-5)."""
-    found: Row = dict(row["attributes"]) | {
-        "SOPInstanceUID": row["sop_instance_uid"],
-        "SOPClassUID": row["sop_class_uid"],
-        "AvailableTransferSyntaxUID": row["transfer_syntax_uid"],
-        "InstanceAvailability": "ONLINE",
-        "InstanceNumber": row["instance_number"],  # or empty: of type 2
-    }
-    if row["rows"]:
-        found |= {
-            "Rows": row["rows"],
-            "Columns": row["columns"],
-            "BitsAllocated": row["bits_allocated"],
-            "BitsStored": row["bits_stored"],
-            "NumberOfFrames": row["frames"],
-        }
-    return found
+def page(params: Params) -> tuple[int, int]:
+    """Return (limit, offset). Raises InvalidQuery."""
+    _, limit, offset = _parsed(params, "instances")
+    return limit, offset
+
+
+def asks(params: Params, *keywords: str) -> bool:
+    """Whether one of the keys is asked for."""
+    return any(_asked(params, keyword) for keyword in keywords)
 
 
 def _labelled(*tables: sa.Table) -> list[sa.Label[Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from raypacs.index.reader import IndexReader
@@ -21,6 +21,9 @@ class Due:
     stats_s: float = 0.0
     parts_s: float = 0.0
     sampled_hour_s: int = 0
+    seal_s: float = 0.0
+    seal_again_s: dict[str, float] = field(default_factory=dict)
+    """By study, those that are not to be sealed before."""
 
 
 class MasterBase:

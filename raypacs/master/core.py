@@ -16,7 +16,7 @@ from typing import Any
 
 from raypacs import stats
 from raypacs.config import Settings, TierSettings, default_tiers
-from raypacs.errors import StaleEpoch
+from raypacs.errors import StaleEpoch, StudySealed, TierUnavailable
 from raypacs.index.engine import migrate, open_engine
 from raypacs.index.reader import IndexReader
 from raypacs.index.writer import IndexWriter
@@ -87,18 +87,28 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
 
     # Receiving
 
-    def register(self, records: Sequence[InstanceRecord], holder: str = "") -> list[Registered]:
+    def register(
+        self, records: Sequence[InstanceRecord], holder: str = ""
+    ) -> list[Registered]:
         """Register durable instances; their bytes leave ``holder``'s grants. Idempotent.
 
         Where an instance is known but its bytes are gone (a disk was lost), the new ones take
-        their place: KNOWN would tell the edge to delete the only copy.
+        their place: KNOWN would tell the edge to delete the only copy. Instances of a sealed study
+        whose manifests cannot be read just now have no answer: ask again.
         """
-        answers = self._writer.register(records, self._clock(), holder=holder)
+        blocked: set[str] = set()
+        while True:
+            taken = [record for record in records if record.study_uid not in blocked]
+            try:
+                answers = self._writer.register(taken, self._clock(), holder=holder)
+                break
+            except StudySealed as exc:
+                blocked |= self.reopen(exc)
         return [
             replace(answer, outcome=Outcome.STORED)
             if answer.outcome is Outcome.KNOWN and self._takes_place(record)
             else answer
-            for record, answer in zip(records, answers, strict=True)
+            for record, answer in zip(taken, answers, strict=True)
         ]
 
     def _takes_place(self, record: InstanceRecord) -> bool:
@@ -106,10 +116,15 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
         if served is None:
             return False
         lost = (served.record.tier, served.record.path)
-        tier = next((tier for tier in self._tiers.reachable() if tier.name == lost[0]), None)
+        tier = next(
+            (tier for tier in self._tiers.reachable() if tier.name == lost[0]), None
+        )
         if tier is None or tier.exists(lost[1]) or not self._is_there(tier):
             return False
-        log.error("an instance was lost from its tier", extra={"tier": lost[0], "path": lost[1]})
+        log.error(
+            "an instance was lost from its tier",
+            extra={"tier": lost[0], "path": lost[1]},
+        )
         return self._writer.relocate(record, lost, self._clock())
 
     def aside(self, record: AsideRecord, holder: str = "") -> None:
@@ -139,9 +154,18 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
 
         Raises:
             NotFound: no such study.
+            TierUnavailable: it is sealed, and its manifests cannot be read just now.
         """
         now = self._clock()
-        intents = self._writer.delete_study(study_uid, now, grace_s=DELETE_GRACE_S)
+        try:
+            intents = self._writer.delete_study(study_uid, now, grace_s=DELETE_GRACE_S)
+        except StudySealed as exc:
+            if self.reopen(exc):
+                raise TierUnavailable(
+                    f"study {study_uid} is sealed, and its manifests cannot be read now",
+                    study_uid=study_uid,
+                ) from exc
+            intents = self._writer.delete_study(study_uid, now, grace_s=DELETE_GRACE_S)
         self._polls.changed()
         return len(intents)
 
@@ -173,6 +197,7 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
             self._look_at_tiers(now)
         swept = self._sweep_attempts(now) + self._sweep_parts(now)
         deleted = self._delete_due(now)
+        self._seal_due(now)
         self._sample(now)
         self._flush_stats(now)
         return Ticked(enqueued, tuple(expired), swept, deleted)
@@ -186,7 +211,9 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
             self._flush_stats(now)
             self._tiers.mark(self.epoch, self._writer.sequence(now))
         except StaleEpoch:
-            log.info("a later master writes the statistics", extra={"epoch": self.epoch})
+            log.info(
+                "a later master writes the statistics", extra={"epoch": self.epoch}
+            )
         finally:
             self._reader.close()
             self._engine.dispose()

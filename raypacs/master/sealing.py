@@ -1,9 +1,147 @@
-"""The master's duty to seal studies that stay as they are."""
+"""The master's duty to seal studies that stay as they are, and to reopen those that grow."""
 
 from __future__ import annotations
 
-from raypacs.master.base import MasterBase
+import logging
+from collections import Counter
+from dataclasses import dataclass
+
+from raypacs import layout
+from raypacs.errors import (
+    AlreadyExists,
+    ManifestCorrupt,
+    NotFound,
+    StudySealed,
+    TierFull,
+    TierUnavailable,
+)
+from raypacs.index.sealing import ManifestRef, Row, Sealing
+from raypacs.master.keeping import DELETE_GRACE_S, TierDuties
+from raypacs.storage import manifest
+from raypacs.storage.tier import Tier
+
+log = logging.getLogger(__name__)
+
+# A manifest takes two flushes to a disk: so many series keep the master for a moment, no longer.
+SERIES_PER_TICK = 10
+STUDIES_PER_TICK = 10
+LOOK_EVERY_S = 1.0
+# What could not be sealed, or was reopened, is left alone for so long.
+AGAIN_AFTER_S = 600.0
+# How long a manifest's path is kept for a master that dies before it sealed.
+PLANNED_FOR_S = 3600.0
 
 
-class SealDuties(MasterBase):
-    """Sealing: instances of quiet studies become manifests."""
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A study to seal, and the bytes of its manifests by path."""
+
+    sealing: Sealing
+    data: dict[str, bytes]
+
+
+class SealDuties(TierDuties):
+    """Sealing: instances of quiet studies become manifests, and rows again."""
+
+    def _seal_due(self, now: float) -> int:
+        """Seal studies that stayed as they are long enough; return how many were."""
+        if now < self._due.seal_s or not self._may_delete():
+            return 0
+        planned = self._to_seal(now)
+        if not planned:
+            self._due.seal_s = now + LOOK_EVERY_S
+            return 0
+        refs = [ref for one in planned for ref in one.sealing.manifests]
+        self._writer.plan_manifests(refs, now, due_s=now + PLANNED_FOR_S)
+        written = [one.sealing for one in planned if self._written(one)]
+        sealed = set(self._writer.seal(written, now))
+        for one in planned:
+            if one.sealing.study_uid not in sealed:
+                self._leave(one.sealing.study_uid, now)
+        return len(sealed)
+
+    def _leave(self, study_uid: str, now: float) -> None:
+        self._due.seal_again_s[study_uid] = now + AGAIN_AFTER_S
+
+    def _to_seal(self, now: float) -> list[_Planned]:
+        again_s = self._due.seal_again_s
+        for uid in [uid for uid, at_s in again_s.items() if at_s <= now]:
+            del again_s[uid]
+        after_s = self._reader.settings()[1].seal_after_s
+        found: list[_Planned] = []
+        for uid in self._reader.seals_due(now, after_s, limit=STUDIES_PER_TICK, without=again_s):
+            if sum(len(one.data) for one in found) >= SERIES_PER_TICK:
+                break
+            planned = self._plan(uid)
+            if planned is None:
+                self._leave(uid, now)
+            else:
+                found.append(planned)
+        return found
+
+    def _plan(self, study_uid: str) -> _Planned | None:
+        rows = self._reader.instance_rows(study_uid)
+        refs: list[ManifestRef] = []
+        data: dict[str, bytes] = {}
+        for series_uid, ours in rows.items():
+            tier = self._manifest_tier(ours)
+            if tier is None:
+                return None
+            path = layout.manifest(study_uid, series_uid, layout.new_token())
+            data[path] = manifest.encode(study_uid, series_uid, ours)
+            refs.append(ManifestRef(study_uid, series_uid, tier.name, path, len(data[path])))
+        return _Planned(Sealing(study_uid, rows, tuple(refs)), data) if refs else None
+
+    def _manifest_tier(self, rows: list[Row]) -> Tier | None:
+        """Return the image tier where most of a series lies, or any other that can be written."""
+        tiers = {
+            tier.name: tier
+            for tier in sorted(self._tiers.reachable("image"), key=lambda one: one.settings.order)
+            if not tier.settings.read_only
+        }
+        held: Counter[str] = Counter()
+        for row in rows:
+            held[row["tier"]] += row["size_bytes"]
+        by_size = [tiers[name] for name, _ in held.most_common() if name in tiers]
+        return next(iter([*by_size, *tiers.values()]), None)
+
+    def _written(self, planned: _Planned) -> bool:
+        """Write a study's manifests and read them back: their rows are deleted next."""
+        tiers = {tier.name: tier for tier in self._tiers.reachable("image")}
+        for ref in planned.sealing.manifests:
+            tier = tiers.get(ref.tier)
+            if tier is None or not self._is_there(tier):
+                return False
+            try:
+                tier.put_durable(ref.path, planned.data[ref.path])
+                told = manifest.decode(tier.read(ref.path)).rows()
+            except (TierFull, TierUnavailable, AlreadyExists, NotFound, ManifestCorrupt) as exc:
+                log.warning("not sealed: %s", exc, extra={"tier": ref.tier, "path": ref.path})
+                return False
+            if told != planned.sealing.rows[ref.series_uid]:
+                log.error("not sealed: the manifest differs", extra={"path": ref.path})
+                return False
+        return True
+
+    def reopen(self, sealed: StudySealed) -> set[str]:
+        """Make rows again of the studies an error names; return those whose manifests are away."""
+        blocked = set()
+        for study_uid in list(sealed.fields["study_uids"]):  # type: ignore[call-overload]
+            try:
+                self._reopen(study_uid)
+            except (TierUnavailable, NotFound, ManifestCorrupt) as exc:
+                log.error("not reopened: %s", exc, extra={"study": study_uid})
+                blocked.add(study_uid)
+        return blocked
+
+    def _reopen(self, study_uid: str) -> None:
+        tiers = {tier.name: tier for tier in self._tiers.reachable()}
+        told = {}
+        for ref in self._reader.manifests(study_uid):
+            tier = tiers.get(ref.tier)
+            if tier is None:
+                raise TierUnavailable(f"tier {ref.tier} cannot be reached", tier=ref.tier)
+            told[ref.path] = manifest.decode(tier.read(ref.path)).rows()
+        now = self._clock()
+        self._writer.reopen(study_uid, told, now, grace_s=DELETE_GRACE_S)
+        self._leave(study_uid, now)

@@ -22,6 +22,8 @@ class IntakePorts:
     ``known`` answers (sha256, transfer syntax UID, path) of the served instance or None.
     ``register`` and ``aside`` are idempotent. ``grant`` answers the bytes granted of a tier, 0
     when it is full. ``aside_known`` says if bytes (SOP Instance UID, sha256) are kept aside.
+    ``known_sealed`` answers as ``known`` for an instance of a sealed series, found by its Study,
+    Series and SOP Instance UID. ``register`` may leave out answers: those records wait.
     """
 
     known: Callable[[str], tuple[str, str, str] | None]
@@ -29,6 +31,7 @@ class IntakePorts:
     aside: Callable[[AsideRecord], None]
     grant: Callable[[str, int], int]
     aside_known: Callable[[str, str], bool] = lambda sop_instance_uid, sha256: False
+    known_sealed: Callable[[str, str, str], tuple[str, str, str] | None] = lambda *uids: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,7 +223,9 @@ class Intake:
             return _answer(record, Outcome.REFUSED, "the same instance is being received already")
         kept = False
         try:
-            known = self._ports.known(uid)
+            known = self._ports.known(uid) or self._ports.known_sealed(
+                record.study_uid, record.series_uid, uid
+            )
             if known is not None and (known[0] != record.sha256 or self._tiers.hold(known[2])):
                 return self._again(record, parts, known[0], known[1])
             written = self._write(record, parts)
@@ -281,9 +283,9 @@ class Intake:
         tier = self._tiers.put(path, parts, record.size_bytes, record.study_uid)
         return replace(record, tier=tier, path=path)
 
-    def _registered(self, record: InstanceRecord, answer: Registered | None) -> None:
+    def _registered(self, record: InstanceRecord, answer: Registered) -> None:
         """The index has answered for a record (from the registrar's thread)."""
-        if answer is not None and answer.outcome is Outcome.KNOWN:
+        if answer.outcome is Outcome.KNOWN:
             # Another node was first with the same bytes; ours was never served.
             try:
                 self._tiers[record.tier].delete(record.path)

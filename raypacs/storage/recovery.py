@@ -56,7 +56,7 @@ def recover(tier: Tier, ports: Ports, lost: Callable[[str], bool]) -> int:
             continue
         found = _Marked(tier, ports, marked)
         for batch in _batches(found.unregistered()):
-            registered += _register(tier, ports, batch)
+            registered += _register(tier, ports, batch, found)
         found.report_asides()
         if not found.whole:
             continue
@@ -210,9 +210,12 @@ def _describe_aside(tier: Tier, info: ObjectInfo) -> AsideRecord:
     )
 
 
-def _register(tier: Tier, ports: Ports, batch: list[InstanceRecord]) -> int:
+def _register(tier: Tier, ports: Ports, batch: list[InstanceRecord], found: _Marked) -> int:
     kept = 0
-    for answer in enrol(ports, batch):
+    answers = enrol(ports, batch)
+    if len(answers) < len(batch):
+        found.whole = False
+    for answer in answers:
         if answer.outcome is Outcome.KNOWN:
             try:
                 tier.delete(answer.path)

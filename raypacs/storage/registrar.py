@@ -31,6 +31,8 @@ class Ports(Protocol):
 def enrol(ports: Ports, batch: list[InstanceRecord]) -> list[Registered]:
     """Register a batch; a record that the index cannot hold keeps back no other.
 
+    A record without an answer waits (its study is sealed, and its tier away): ask again.
+
     It is found by halving the batch, stays where it is on its tier, is reported as kept aside
     there, and is answered as QUARANTINED.
 
@@ -76,7 +78,7 @@ class Registrar:
     def __init__(
         self,
         register: Callable[[list[InstanceRecord]], list[Registered]],
-        done: Callable[[InstanceRecord, Registered | None], None],
+        done: Callable[[InstanceRecord, Registered], None],
         *,
         interval_s: float,
         tick: Callable[[], None] = lambda: None,
@@ -151,10 +153,14 @@ class Registrar:
         with self._changed:
             for record in batch:
                 del self._pending[record.sop_instance_uid]
+            waiting = [record for record in batch if record.path not in answers]
+            # To the end: they keep back no others.
+            self._pending |= {record.sop_instance_uid: record for record in waiting}
         # Claims go after that, or a successor under the same UID would be taken for this record.
         for record in batch:
-            self._done(record, answers.get(record.path))
+            if record.path in answers:
+                self._done(record, answers[record.path])
         with self._changed:
-            self._hurry = len(self._pending) >= _BATCH
+            self._hurry = len(self._pending) - len(waiting) >= _BATCH
             self._changed.notify_all()
-        return True
+        return not waiting

@@ -12,7 +12,6 @@ from dicom_bytes import SYNTAX, data_set
 from raypacs import edges
 from raypacs.config import Bootstrap, Settings, TierSettings
 from raypacs.errors import MasterUnavailable
-from raypacs.index.reader import IndexReader
 from raypacs.master import DELETE_GRACE_S, Master
 from raypacs.records import Outcome
 from raypacs.storage.intake import Intake
@@ -29,8 +28,8 @@ class World:
         self.away = False
         self.bootstrap = Bootstrap(data_dir=tmp_path, node_name="n1")
         self.master = Master(self.bootstrap.database_url, tmp_path, clock=lambda: self.now)
-        self.reader = IndexReader(self.bootstrap.database_url)
         self.settings(False)
+        self.reader = edges.open_reader(self.bootstrap.database_url, self.given)
 
     def settings(self, read_only: bool) -> None:
         """Two image tiers, the first read-only or not."""
