@@ -40,7 +40,7 @@ class Bootstrap(_Strict):
     index_url: str = Field(
         default="",
         description="SQLAlchemy URL of the index. Default empty: SQLite in `data_dir`, which needs "
-        "nothing installed. A PostgreSQL URL is for more than one host and not tested yet.",
+        "nothing installed. A PostgreSQL URL is for more than one host.",
     )
     node_name: str = Field(
         default="",
@@ -113,10 +113,60 @@ class Bootstrap(_Strict):
         description="TCP port of Ray's dashboard and Jobs API. Default 8265, as Ray's; 0 picks a "
         "free one.",
     )
+    ray_address: str = Field(
+        default="",
+        description="HOST:PORT of the Ray cluster to join, as its head's `ray_port` says. Default "
+        "empty: this node is a head. `raypacs up --join HOST:PORT` sets it.",
+    )
+    ray_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="TCP port at which other nodes join this one, which is then the head of their "
+        "Ray cluster. Default 0: a cluster of one node, which nobody joins.",
+    )
+    ray_host: str = Field(
+        default="",
+        description="Address under which the other nodes reach this one's Ray. Default empty: "
+        "the one that Ray finds.",
+    )
+    ray_token_path: Path | None = Field(
+        default=None,
+        description="File with the token that all nodes of the cluster share, readable by its "
+        "owner only. Default none: `ray-token` in `data_dir`, made at the first start; a node that "
+        "joins needs a copy of the head's.",
+    )
+    ray_redis: str = Field(
+        default="",
+        description="HOST:PORT of a Redis in which the head keeps Ray's state, so that the other "
+        "nodes work on while it restarts. Default empty: when the head goes, the others end too.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",
         description="Least severe level written to the logs. Default `info`.",
     )
+
+    @field_validator("ray_address", "ray_redis")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        host, colon, port = value.rpartition(":")
+        if value and not (host and colon and port.isdigit()):
+            raise ValueError(f"{value!r} is not HOST:PORT")
+        return value
+
+    @model_validator(mode="after")
+    def _joining(self) -> Bootstrap:
+        if self.ray_address and (self.ray_port or self.ray_redis):
+            raise ValueError(
+                "a node that joins (`ray_address`) is no head: `ray_port` and `ray_redis` are not "
+                "for it"
+            )
+        if self.ray_address and not self.index_url:
+            raise ValueError(
+                "a node that joins needs `index_url`: the cluster's PostgreSQL, or on the head's "
+                "host its SQLite file"
+            )
+        return self
 
     @field_validator("ae_title")
     @classmethod
@@ -140,6 +190,11 @@ class Bootstrap(_Strict):
         return self.node_name or socket.gethostname()
 
     @property
+    def clustered(self) -> bool:
+        """Whether this node is one of several: it joins others, or others may join it."""
+        return bool(self.ray_address or self.ray_port)
+
+    @property
     def database_url(self) -> str:
         """SQLAlchemy URL of the index."""
         return self.index_url or f"sqlite:///{self.data_dir.absolute() / 'index' / 'index.sqlite'}"
@@ -156,7 +211,9 @@ class Bootstrap(_Strict):
 
     def hash(self) -> str:
         """Hash over what must agree on all nodes (not names, ports, folders or sizes)."""
-        shared = {"index_url": self.index_url, "ae_title": self.ae_title}
+        # Two ways to write the same driver.
+        index_url = self.database_url.replace("postgresql+psycopg://", "postgresql://")
+        shared = {"index_url": index_url, "ae_title": self.ae_title}
         return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -14,6 +14,7 @@ import raypacs
 from raypacs import node_file
 from raypacs.cli import node_process
 from raypacs.cli.session import Json, Session, amount, columns, session_of
+from raypacs.config import Bootstrap, parse
 from raypacs.errors import AlreadyExists, NodeNotRunning
 
 _COMPONENTS = ("ray", "pydicom", "pynetdicom", "imagecodecs", "SQLAlchemy", "pyarrow")
@@ -24,11 +25,22 @@ def up(
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Go on in the background; return when ready.")
     ] = False,
+    join: Annotated[
+        str,
+        typer.Option(
+            "--join",
+            metavar="HOST:PORT",
+            help="Join the cluster whose head has this host and ray_port (as ray_address).",
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Start the node of this data folder: Ray, the master, and this host's services."""
     session = session_of(context, as_json)
     bootstrap = session.bootstrap
+    if join:
+        values = {**bootstrap.model_dump(mode="json"), "ray_address": join}
+        bootstrap = parse(Bootstrap, values, "--join")
     running = node_file.find(bootstrap)
     if running is not None:
         raise AlreadyExists(

@@ -175,8 +175,10 @@ def master_resource(bootstrap: Bootstrap) -> str:
 class MasterHandle:
     """Calls the master by name, with a timeout and a bounded retry (the only retry there is)."""
 
-    def __init__(self, *, retry_for_s: float = RETRY_FOR_S) -> None:
-        self._retry_for_s = retry_for_s
+    def __init__(
+        self, *, retry_for_s: float = RETRY_FOR_S, call_timeout_s: float = CALL_TIMEOUT_S
+    ) -> None:
+        self._retry_for_s, self._call_timeout_s = retry_for_s, call_timeout_s
         self._actor: Any = None
 
     def call(self, event: str, *args: Any, **named: Any) -> Any:
@@ -206,7 +208,9 @@ class MasterHandle:
     def _once(self, event: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         if self._actor is None:
             self._actor = ray.get_actor(NAME, namespace=NAMESPACE)
-        return ray.get(self._actor.event.remote(event, *args, **named), timeout=CALL_TIMEOUT_S)
+        return ray.get(
+            self._actor.event.remote(event, *args, **named), timeout=self._call_timeout_s
+        )
 
 
 def _cause(exc: RayTaskError) -> BaseException:

@@ -2,6 +2,8 @@
 
 Everything runs below the process that calls :func:`run`: Ray's processes end with their driver,
 edge processes with the actor they are linked to. So no order of deaths leaves a process behind.
+Where the node's Ray ends under it (the rest of the cluster declared it dead), :func:`run` ends too,
+and whoever supervises the process (systemd) starts the node again.
 """
 
 from __future__ import annotations
@@ -12,26 +14,31 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import psutil
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypacs import __version__, layout, logs
+from raypacs.cluster import joining
 from raypacs.cluster.dispatcher import Dispatcher
 from raypacs.cluster.edge import EdgeActor
-from raypacs.cluster.master import NAMESPACE, MasterHandle, ensure_master
+from raypacs.cluster.environment import bootstrap_path
+from raypacs.cluster.master import NAMESPACE, MasterHandle
+from raypacs.cluster.mastership import Mastership
 from raypacs.cluster.processes import reserve_port
+from raypacs.cluster.raylet import RayNode
+from raypacs.cluster.reach import Reach
 from raypacs.config import Bootstrap
 from raypacs.edges import boot_prefix, recover
-from raypacs.errors import ConfigError, RaypacsError
-from raypacs.records import NodeInfo
+from raypacs.errors import ConfigError, NodeNotRunning, RaypacsError
+from raypacs.index.reader import IndexReader
+from raypacs.policy.nodes import refusals
+from raypacs.records import NodeAnswer, NodeInfo
 from raypacs.work.kinds import RUNS
 
 _log = logging.getLogger("raypacs.cluster.node")
 HEARTBEAT_S = 2.0
 ACTOR_START_S = 120.0
-GONE_S = 10.0
-RAY_TRIES = 3
 
 
 def run(
@@ -46,47 +53,36 @@ def run(
     of the node is left.
 
     Raises:
-        ConfigError: a port is in use, or another node of this name and cluster runs.
+        ConfigError: a port is in use, or the cluster refuses this node (other configuration or
+            version, or another node of its name).
         MasterUnavailable: the master did not come up.
+        NodeNotRunning: the cluster to join does not answer, or Ray ended under the node.
     """
     bootstrap.run_dir.mkdir(parents=True, exist_ok=True)
     logs.setup("node", bootstrap)
     _check_ports(bootstrap)
-    node = _Node(bootstrap, _start_ray(bootstrap))
+    _leave_bootstrap(bootstrap)
+    ray_node = RayNode(bootstrap)
+    ray_node.start()
     try:
-        on_ready(node.start())
-        node.watch(stop)
-    finally:
+        node = _Node(bootstrap, ray_node)
         try:
-            node.stop()
+            on_ready(node.start())
+            node.watch(stop)
         finally:
-            _shut_ray_down()
+            node.stop()
+    finally:
+        ray_node.stop()
 
 
-def _shut_ray_down() -> None:
-    """End Ray and wait for its processes, which are all descendants of this one."""
-    family = psutil.Process().children(recursive=True)
-    ray.shutdown()
-    _, alive = psutil.wait_procs(family, timeout=GONE_S)
-    for process in alive:
-        _log.warning("killing a leftover", extra={"pid": process.pid})
-        process.kill()
-    psutil.wait_procs(alive, timeout=GONE_S)
-
-
-def _start_ray(bootstrap: Bootstrap) -> str:
-    """Start Ray on this machine; return the dashboard's host and port, '' without one."""
-    for tries_left in reversed(range(RAY_TRIES)):
-        try:
-            return _init_ray(bootstrap)
-        except Exception as exc:
-            # Ray gives its own processes 30 s, too little on a busy machine, and says so with a
-            # bare Exception; everything else is not ours to catch.
-            if "timed out during startup" not in str(exc) or not tries_left:
-                raise
-            _log.warning("Ray did not start in time, trying again")
-            ray.shutdown()
-    raise AssertionError("unreachable")
+def _leave_bootstrap(bootstrap: Bootstrap) -> None:
+    """Write down this node's bootstrap for a master that Ray starts here (``local_bootstrap``)."""
+    path = bootstrap_path(bootstrap)
+    path.unlink(missing_ok=True)
+    # It may hold the database's password.
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+        handle.write(bootstrap.model_dump_json())
 
 
 def _check_ports(bootstrap: Bootstrap) -> None:
@@ -110,35 +106,31 @@ def _check_ports(bootstrap: Bootstrap) -> None:
             ) from exc
 
 
-def _init_ray(bootstrap: Bootstrap) -> str:
-    context = ray.init(
-        num_cpus=bootstrap.cores or os.cpu_count() or 1,
-        object_store_memory=bootstrap.object_store_bytes,
-        include_dashboard=bootstrap.dashboard,
-        dashboard_host="127.0.0.1",
-        dashboard_port=bootstrap.dashboard_port or None,
-        namespace=NAMESPACE,
-        log_to_driver=False,
-        configure_logging=False,
-    )
-    return str(context.dashboard_url or "") if bootstrap.dashboard else ""
-
-
 class _Node:
-    def __init__(self, bootstrap: Bootstrap, dashboard: str) -> None:
-        self._bootstrap, self._dashboard = bootstrap, dashboard
+    def __init__(self, bootstrap: Bootstrap, ray_node: RayNode) -> None:
+        self._bootstrap, self._ray = bootstrap, ray_node
         self._plain = bootstrap.model_dump(mode="json")
         self._boot = boot_prefix(bootstrap) + layout.new_token()
         self._master = MasterHandle()
+        self._mastership = Mastership(bootstrap) if "master" in bootstrap.roles else None
+        self._reach = Reach(IndexReader(bootstrap.database_url))
         self._actors: dict[str, Any] = {}
         self._starts: dict[str, tuple[Any, ...]] = {}
-        self._info: NodeInfo
+        self._ports: dict[str, int] = {}
+        self._problems: tuple[str, ...] = ()
 
     def start(self) -> dict[str, Any]:
         """Bring the services up in the order in which they need each other."""
         roles = self._bootstrap.roles
-        if "master" in roles:
-            ensure_master(self._bootstrap)
+        # A node with another configuration makes no master: the one there is refuses it.
+        agrees = not self._bootstrap.ray_address or joining.agrees(self._bootstrap)
+        if self._mastership is not None and agrees:
+            self._mastership.ensure()
+            self._mastership.keep()
+        if not self._bootstrap.ray_address:
+            joining.declare(self._bootstrap)
+        # First of all: a new boot ends the leases and grants of this node's earlier life.
+        self._see()
         _, settings = self._master.call("settings")
         # What an earlier life of this node answered 'stored' is registered before anyone asks.
         earlier = boot_prefix(self._bootstrap)
@@ -147,8 +139,6 @@ class _Node:
         )
         if recovered:
             _log.info("recovered", extra={"instances": recovered})
-        # First of all: a new boot ends the leases and grants of this node's earlier life.
-        self._see({})
         if "worker" in roles:
             self._add(Dispatcher, "dispatcher", self._plain, self._boot, start=())
         for role, port in (
@@ -165,24 +155,45 @@ class _Node:
         ):
             if name != "dispatcher":
                 self._starts[name] = (answer,)  # a restarted actor takes the same port again
-        self._see({name: start[0] for name, start in self._starts.items() if start})
+        self._ports = {name: start[0] for name, start in self._starts.items() if start}
+        self._see()
         return self._describe()
 
-    def _see(self, ports: dict[str, int]) -> None:
-        self._info = NodeInfo(
+    def _see(self) -> None:
+        """Tell the master of this node, and do what it answers.
+
+        Raises:
+            ConfigError: the cluster refuses this node.
+        """
+        answer: NodeAnswer = self._master.call("node_seen", self._info())
+        if answer.problems != self._problems:
+            self._problems = answer.problems
+            _log.warning("problems", extra={"problems": list(answer.problems)})
+        if refused := refusals(answer.problems):
+            raise ConfigError(
+                f"the cluster refuses node {self._bootstrap.name}: {'; '.join(refused)}",
+                hint="give it the other nodes' index_url and ae_title, their version, its own name",
+            )
+        if answer.take_master and self._mastership is not None:
+            _log.info("taking the master")
+            self._mastership.take()
+
+    def _info(self) -> NodeInfo:
+        return NodeInfo(
             name=self._bootstrap.name,
             host=self._bootstrap.host,
             boot=self._boot,
             roles=self._bootstrap.roles,
             cores=self._bootstrap.cores or os.cpu_count() or 1,
-            dicom_port=ports.get("listener", 0),
-            http_port=ports.get("gateway", 0),
+            dicom_port=self._ports.get("listener", 0),
+            http_port=self._ports.get("gateway", 0),
             version=__version__,
             bootstrap_hash=self._bootstrap.hash(),
             pid=os.getpid(),
+            ray_node_id=ray.get_runtime_context().get_node_id(),
+            tiers=self._reach.tiers() if self._ports else self._reach.first(),
             kinds=tuple(RUNS),
         )
-        self._master.call("node_seen", self._info)
 
     def _add(self, kind: Any, name: str, *args: Any, start: tuple[Any, ...]) -> None:
         """Create an actor of this node; ``start`` are the arguments of its start()."""
@@ -190,9 +201,13 @@ class _Node:
         self._actors[name] = (
             ray.remote(kind)
             .options(
-                name=f"raypacs-{name}-{self._bootstrap.name}",
+                # Named by this life of the node: Ray may not have buried the last one's yet.
+                name=f"raypacs-{name}-{self._boot}",
                 namespace=NAMESPACE,
                 num_cpus=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(
+                    ray.get_runtime_context().get_node_id(), soft=False
+                ),
                 max_restarts=-1,
                 max_concurrency=8,
             )
@@ -200,7 +215,7 @@ class _Node:
         )
 
     def _describe(self) -> dict[str, Any]:
-        info = self._info
+        info = self._info()
         # "All addresses" is where to listen, not where to connect.
         reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(info.host, info.host)
         context = ray.get_runtime_context()
@@ -212,17 +227,29 @@ class _Node:
             "http_port": info.http_port,
             "ae_title": self._bootstrap.ae_title,
             "http_url": f"http://{reachable}:{info.http_port}",
-            "dashboard_url": f"http://{self._dashboard}" if self._dashboard else "",
+            "dashboard_url": f"http://{self._ray.dashboard}" if self._ray.dashboard else "",
             "ray_address": context.gcs_address,
             "ray_token_path": os.environ["RAY_AUTH_TOKEN_PATH"],
             "data_dir": str(self._bootstrap.data_dir.absolute()),
         }
 
     def watch(self, stop: threading.Event) -> None:
-        """Send heartbeats, start again what Ray has restarted, until told to stop."""
+        """Send heartbeats, start again what Ray has restarted, until told to stop.
+
+        Raises:
+            NodeNotRunning: Ray ended under this node.
+            ConfigError: the cluster refuses it.
+        """
         while not stop.wait(HEARTBEAT_S):
+            if not self._ray.alive():
+                raise NodeNotRunning(
+                    "Ray ended under this node: it was killed, or the cluster declared it dead",
+                    hint="start the node again; systemd does with Restart=always",
+                )
             try:
-                self._master.call("node_seen", self._info)
+                self._see()
+            except ConfigError:
+                raise
             except (RaypacsError, RayError) as exc:  # the next heartbeat may succeed
                 _log.warning("no heartbeat", extra={"why": str(exc)[:500]})
             for name, actor in self._actors.items():
@@ -237,11 +264,16 @@ class _Node:
 
     def stop(self) -> None:
         """Stop receiving, then working, then the master: nothing answered is left unregistered."""
+        if not self._ray.alive():
+            return
         for name in ("listener", "gateway", "dispatcher"):
             actor = self._actors.get(name)
             if actor is not None:
                 ray.get(actor.stop.remote(), timeout=60)
                 _log.info("stopped", extra={"service": name})
-        if "master" in self._bootstrap.roles:
-            self._master.close()
-            _log.info("stopped", extra={"service": "master"})
+        try:
+            MasterHandle(retry_for_s=5.0).call("node_left", self._bootstrap.name, self._boot)
+        except RaypacsError as exc:
+            _log.warning("not told that this node leaves", extra={"why": str(exc)[:500]})
+        if self._mastership is not None:
+            self._mastership.leave()

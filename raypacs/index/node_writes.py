@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
-from raypacs.index import nodes
-from raypacs.index.writing import Writing
-from raypacs.records import NodeInfo
+from collections.abc import Iterable, Mapping, Sequence
+
+from raypacs.index import nodes, settings
+from raypacs.index.writing import Writing, retry_of
+from raypacs.records import Lease, NodeInfo
 
 
 class NodeWrites(Writing):
     """The nodes' part of the writer."""
 
-    def node_seen(self, node: NodeInfo, now: float) -> None:
-        """Note a node's heartbeat."""
+    def node_seen(self, node: NodeInfo, now: float, problems: Sequence[str] = ()) -> None:
+        """Note what a node says of itself, and its problems."""
         with self.transaction(now) as txn:
-            nodes.seen(txn, node)
+            nodes.seen(txn, node, problems)
+
+    def nodes_heard(self, seen_s: Mapping[str, float], now: float) -> None:
+        """Keep when nodes were last heard, all in one transaction."""
+        with self.transaction(now) as txn:
+            nodes.heard(txn, seen_s)
+
+    def nodes_lost(self, names: Iterable[str], now: float) -> list[Lease]:
+        """Declare nodes lost; return the attempts that died with them."""
+        with self.transaction(now, durable=True) as txn:
+            current, retry = settings.read(txn.conn)[1], retry_of(txn)
+            return [
+                lease
+                for name in names
+                for lease in nodes.lost(txn, name, current, retry, self._chance())
+            ]
+
+    def node_left(self, name: str, boot: str, now: float) -> list[Lease]:
+        """Note that a node ended in order; return the attempts that it did not finish."""
+        with self.transaction(now) as txn:
+            current, retry = settings.read(txn.conn)[1], retry_of(txn)
+            return nodes.left(txn, name, boot, current, retry, self._chance())
+
+    def drain(self, name: str, who: str, now: float, *, draining: bool) -> None:
+        """Let a node finish what runs and get nothing new, or work again. Raises NotFound."""
+        with self.transaction(now, durable=True) as txn:
+            nodes.drain(txn, name, who, draining=draining)

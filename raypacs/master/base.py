@@ -9,6 +9,7 @@ from pathlib import Path
 from raypacs.index.reader import IndexReader
 from raypacs.index.writer import IndexWriter
 from raypacs.master.polls import Polls
+from raypacs.master.roll import Roll
 from raypacs.upkeep import TierSet
 
 
@@ -17,6 +18,7 @@ class Due:
     """When the slower duties come next (seconds since the epoch)."""
 
     tiers_s: float = 0.0
+    nodes_s: float = 0.0
     marks_s: float = 0.0
     stats_s: float = 0.0
     parts_s: float = 0.0
@@ -38,6 +40,11 @@ class MasterBase:
     _tiers: TierSet
     _due: Due
     _polls: Polls
+    _roll: Roll
+    _node_name: str
+    _bootstrap_hash: str
+    _wanted: tuple[str, float]
+    """The node that is to take the master over, and until when it may."""
     _stats_dir: Path
 
     @property

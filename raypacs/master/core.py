@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raypacs import stats
+from raypacs import process, stats
 from raypacs.config import Settings, TierSettings, default_tiers
 from raypacs.errors import StaleEpoch, StudySealed, TierUnavailable
 from raypacs.index.engine import migrate, open_engine
@@ -25,6 +25,7 @@ from raypacs.master.keeping import DELETE_GRACE_S, TierDuties
 from raypacs.master.nodes import NodeEvents
 from raypacs.master.polls import Polls
 from raypacs.master.queueing import QueueEvents
+from raypacs.master.roll import Roll
 from raypacs.master.sealing import SealDuties
 from raypacs.policy.forecast import hour_of
 from raypacs.policy.queue import WAITING, State
@@ -63,8 +64,13 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
         tier_opener: Callable[[TierSettings], Tier] = open_tier,
+        node: str = "",
+        bootstrap_hash: str = "",
     ) -> None:
+        """Claim. ``node`` is where it runs; nodes of another ``bootstrap_hash`` are refused."""
         self._clock = clock
+        self._node_name, self._bootstrap_hash = node, bootstrap_hash
+        self._wanted = ("", 0.0)
         self._stats_dir = Path(data_dir) / "stats"
         self._engine = open_engine(index_url)
         migrate(self._engine)
@@ -76,10 +82,16 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
         self._tiers.open(settings.tiers, self._reader.site())
         marked, sequence = self._tiers.newest_marker()
         self._writer = IndexWriter.claim_epoch(
-            self._engine, [marked], clock(), sequence=sequence, chance=chance
+            self._engine,
+            [marked],
+            clock(),
+            sequence=sequence,
+            claimer=process.identity(node),
+            chance=chance,
         )
         self._due = Due()
         self._polls = Polls()
+        self._roll = Roll(self._reader.nodes(clock()), clock())
         if not version:
             self.apply_settings(settings, "first start")
         self._look_at_tiers(clock())
@@ -87,9 +99,7 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
 
     # Receiving
 
-    def register(
-        self, records: Sequence[InstanceRecord], holder: str = ""
-    ) -> list[Registered]:
+    def register(self, records: Sequence[InstanceRecord], holder: str = "") -> list[Registered]:
         """Register durable instances; their bytes leave ``holder``'s grants. Idempotent.
 
         Where an instance is known but its bytes are gone (a disk was lost), the new ones take
@@ -116,15 +126,10 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
         if served is None:
             return False
         lost = (served.record.tier, served.record.path)
-        tier = next(
-            (tier for tier in self._tiers.reachable() if tier.name == lost[0]), None
-        )
+        tier = next((tier for tier in self._tiers.reachable() if tier.name == lost[0]), None)
         if tier is None or tier.exists(lost[1]) or not self._is_there(tier):
             return False
-        log.error(
-            "an instance was lost from its tier",
-            extra={"tier": lost[0], "path": lost[1]},
-        )
+        log.error("an instance was lost from its tier", extra={"tier": lost[0], "path": lost[1]})
         return self._writer.relocate(record, lost, self._clock())
 
     def aside(self, record: AsideRecord, holder: str = "") -> None:
@@ -162,8 +167,8 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
         except StudySealed as exc:
             if self.reopen(exc):
                 raise TierUnavailable(
-                    f"study {study_uid} is sealed, and its manifests cannot be read now",
-                    study_uid=study_uid,
+                    f"study {study_uid} is sealed, and its manifests cannot be read",
+                    study=study_uid,
                 ) from exc
             intents = self._writer.delete_study(study_uid, now, grace_s=DELETE_GRACE_S)
         self._polls.changed()
@@ -189,7 +194,7 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
     def tick(self, now: float | None = None) -> Ticked:
         """Do what time brings; call it about every second."""
         now = self._clock() if now is None else now
-        expired = self._writer.expire(now)
+        expired = [*self._look_for_nodes(now), *self._writer.expire(now)]
         enqueued = self._writer.enqueue_due(now)
         if expired or enqueued:
             self._polls.changed()
@@ -211,9 +216,7 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
             self._flush_stats(now)
             self._tiers.mark(self.epoch, self._writer.sequence(now))
         except StaleEpoch:
-            log.info(
-                "a later master writes the statistics", extra={"epoch": self.epoch}
-            )
+            log.info("a later master writes the statistics", extra={"epoch": self.epoch})
         finally:
             self._reader.close()
             self._engine.dispose()

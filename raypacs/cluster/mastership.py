@@ -1,0 +1,173 @@
+"""Keeping exactly one master: created, watched, replaced when frozen, moved, closed.
+
+Done by the node processes of role master, which are drivers: a detached actor can die with an
+actor that created it (RAY.md 3). Ray restarts a master whose process or node died; one that is
+frozen it knows nothing of, so each of these nodes pings it. Several may decide the same: they kill
+the actor that they saw frozen, by its handle, and create one by its name, which exists once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raypacs.cluster.master import NAME, NAMESPACE, MasterActor, master_resource
+from raypacs.config import Bootstrap
+from raypacs.errors import MasterUnavailable, RaypacsError
+
+_log = logging.getLogger("raypacs.cluster.mastership")
+
+WATCH_EVERY_S = 1.0
+PING_S = 3.0
+FROZEN_S = 9.0
+STARTING_S = 120.0
+"""A new master may have a schema to migrate or a frozen one's lock to wait for."""
+READY_S = 120.0
+CLOSE_S = 10.0
+NAMED_S = 10.0
+TAKES = 3
+_AWAY = (RayError, ValueError, ConnectionError)
+
+
+class Mastership:
+    """This node's part in keeping the master."""
+
+    def __init__(self, bootstrap: Bootstrap) -> None:
+        self._bootstrap = bootstrap
+        self._actor: Any = None
+        self._leaving = threading.Event()
+        self._answered_s = 0.0
+        self._patience_s = STARTING_S
+
+    def ensure(self) -> None:
+        """Create the master unless there is one, and wait until it answers.
+
+        Raises:
+            MasterUnavailable: it did not come up.
+            RaypacsError: why it cannot.
+        """
+        give_up_s = time.monotonic() + READY_S
+        while True:
+            try:
+                ray.get(self._create().start.remote(), timeout=READY_S)
+                return
+            except RayTaskError as exc:
+                raise _cause(exc) from None
+            except _AWAY as exc:  # an earlier one is just ending, or this one was killed
+                if time.monotonic() > give_up_s:
+                    raise MasterUnavailable(f"the master does not come up: {exc}") from exc
+                time.sleep(0.5)
+
+    def keep(self) -> None:
+        """Watch in a thread of its own until this node leaves."""
+        threading.Thread(target=self._watch_for_ever, name="mastership", daemon=True).start()
+
+    def _watch_for_ever(self) -> None:
+        while not self._leaving.wait(WATCH_EVERY_S):
+            try:
+                self.watch()
+            except (RayError, RuntimeError, OSError) as exc:  # Ray's head may be restarting
+                _log.warning("the master is not watched", extra={"why": str(exc)[:500]})
+
+    def watch(self) -> None:
+        """Create the master where there is none; replace it where it gives no sign of life."""
+        now = time.monotonic()
+        try:
+            actor = ray.get_actor(NAME, namespace=NAMESPACE)
+        except _AWAY:
+            self._create()
+            return
+        if self._actor is None or actor._actor_id != self._actor._actor_id:
+            self._actor, self._answered_s, self._patience_s = actor, now, STARTING_S
+        try:
+            ray.get(actor.ping.remote(), timeout=PING_S)
+            self._answered_s, self._patience_s = time.monotonic(), FROZEN_S
+        except ray.exceptions.GetTimeoutError:
+            if time.monotonic() - self._answered_s > self._patience_s:
+                _log.error("the master is frozen, replacing it")
+                self._replace(actor)
+        except RayError:  # being restarted by Ray
+            self._answered_s, self._patience_s = now, STARTING_S
+
+    def take(self) -> None:
+        """Become the master's node: close the one there is, create it here.
+
+        Another node may find that there is none and be faster: then once more.
+        """
+        for _ in range(TAKES):
+            try:
+                actor = ray.get_actor(NAME, namespace=NAMESPACE)
+                if self._is_here(actor):
+                    return
+                _close(actor)
+                self._replace(actor)
+                self.ensure()
+            except _AWAY as exc:
+                _log.warning("no master to take over from", extra={"why": str(exc)[:500]})
+                self.ensure()
+
+    def leave(self) -> None:
+        """Close the master if it runs on this node, which goes down; others create it again."""
+        self._leaving.set()
+        try:
+            actor = ray.get_actor(NAME, namespace=NAMESPACE)
+            if self._is_here(actor):
+                _close(actor)
+                ray.kill(actor, no_restart=True)
+                _log.info("stopped", extra={"service": "master"})
+        except _AWAY as exc:
+            _log.warning("no master to close", extra={"why": str(exc)[:500]})
+
+    def _is_here(self, actor: Any) -> bool:
+        where: Any = ray.get(actor.where.remote(), timeout=CLOSE_S)
+        return bool(where["ray_node_id"] == ray.get_runtime_context().get_node_id())
+
+    def _replace(self, actor: Any) -> None:
+        """Kill the actor, and create the next one as soon as its name is free."""
+        ray.kill(actor, no_restart=True)
+        deadline = time.monotonic() + NAMED_S
+        while time.monotonic() < deadline:
+            try:
+                if ray.get_actor(NAME, namespace=NAMESPACE)._actor_id != actor._actor_id:
+                    return  # another node was faster
+            except _AWAY:
+                break
+            time.sleep(0.02)
+        self._create()
+
+    def _create(self) -> Any:
+        """Return the master's actor, a new one if there is none: here, or where Ray finds room."""
+        here = ray.get_runtime_context().get_node_id()
+        return (
+            ray.remote(MasterActor)
+            .options(
+                name=NAME,
+                namespace=NAMESPACE,
+                lifetime="detached",
+                get_if_exists=True,
+                num_cpus=0,
+                resources={master_resource(self._bootstrap): 1},
+                scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
+                max_restarts=-1,
+                max_concurrency=100,
+            )
+            .remote(self._bootstrap.model_dump(mode="json"))
+        )
+
+
+def _close(actor: Any) -> None:
+    try:
+        ray.get(actor.close.remote(), timeout=CLOSE_S)
+    except RayError as exc:  # frozen or dying: its epoch ends with the next one's claim
+        _log.warning("the master did not close", extra={"why": str(exc)[:500]})
+
+
+def _cause(exc: RayTaskError) -> BaseException:
+    cause = exc.cause
+    return cause if isinstance(cause, RaypacsError) else exc

@@ -1,0 +1,74 @@
+"""What the master knows of nodes between two writes: when each was heard, and what it said.
+
+Heartbeats of a thousand nodes are not a thousand transactions: only what changed is written at
+once, the times of all together every few seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from raypacs.records import NodeInfo
+
+
+@dataclass
+class Member:
+    """A node as it was last heard (``heard_s``); ``problems`` as they are written down."""
+
+    info: NodeInfo | None
+    boot: str
+    heard_s: float
+    problems: tuple[str, ...] = ()
+
+
+class Roll:
+    """The nodes that count as there, by name."""
+
+    def __init__(self, known: Iterable[dict[str, Any]], now: float) -> None:
+        """Begin with the nodes of the index: each has time to be heard by a new master."""
+        self.members = {
+            row["name"]: Member(None, row["boot"], now)
+            for row in known
+            if row["state"] not in ("lost", "left")
+        }
+        self._past: set[str] = set()  # boots of lives that another life of the node followed
+        self._written_s: dict[str, float] = {}
+
+    def superseded(self, info: NodeInfo) -> bool:
+        """Whether a later life of the node, or another node of its name, was heard already."""
+        return info.boot in self._past
+
+    def news(self, info: NodeInfo, problems: tuple[str, ...]) -> bool:
+        """Whether what a node says is not written down yet."""
+        member = self.members.get(info.name)
+        return member is None or member.info != info or member.problems != problems
+
+    def heard(self, info: NodeInfo, problems: tuple[str, ...], now: float) -> None:
+        """Keep what a node said."""
+        member = self.members.get(info.name)
+        if member is not None and member.boot != info.boot:
+            self._past.add(member.boot)
+        self.members[info.name] = Member(info, info.boot, now, problems)
+
+    def polled(self, name: str, now: float) -> None:
+        """Its dispatcher polled: the node is there."""
+        if name in self.members:
+            self.members[name].heard_s = now
+
+    def forget(self, names: Iterable[str]) -> None:
+        """These are lost, or left."""
+        for name in names:
+            self.members.pop(name, None)
+
+    def heard_s(self) -> dict[str, float]:
+        """When each node was last heard."""
+        return {name: member.heard_s for name, member in self.members.items()}
+
+    def unwritten_s(self) -> dict[str, float]:
+        """Return the times that are not written down yet; they count as written now."""
+        now = self.heard_s()
+        new = {name: at_s for name, at_s in now.items() if self._written_s.get(name) != at_s}
+        self._written_s = now
+        return new
