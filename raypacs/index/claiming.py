@@ -31,13 +31,12 @@ log = logging.getLogger(__name__)
 LOCK_WAIT_S = 5.0
 """How long a claim waits for an older master's lock before it ends that master."""
 _CLAIMING = "raypacs-claim"
-_PREFIX = "raypacs-master-"
 
 _END_OLDER = sa.text(
     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
     "WHERE datname = current_database() AND pid <> pg_backend_pid() "
-    "AND application_name LIKE :prefix || '%' "
-    "AND split_part(application_name, '-', 3)::bigint < :epoch"
+    "AND CASE WHEN application_name ~ '^raypacs-master-[0-9]{1,18}-' "
+    "THEN split_part(application_name, '-', 3)::bigint < :epoch ELSE false END"
 )
 # A claim takes milliseconds: one that is still open is frozen.
 _END_FROZEN_CLAIMS = sa.text(
@@ -143,7 +142,7 @@ def _end_holder(engine: sa.Engine, conn: sa.Connection, wait_s: float) -> None:
 
 def end_older_sessions(conn: sa.Connection, epoch: int) -> int:
     """End the sessions of masters before ``epoch``; return how many there were."""
-    return int(conn.execute(_END_OLDER, {"prefix": _PREFIX, "epoch": epoch}).scalar_one())
+    return int(conn.execute(_END_OLDER, {"epoch": epoch}).scalar_one())
 
 
 def last_claimer(engine: sa.Engine) -> dict[str, Any]:
@@ -186,7 +185,7 @@ class Hold:
         self._conn: sa.Connection | None = None
         if self.lost:
             # 63 bytes are kept of it: the epoch comes first.
-            name_sessions(engine, f"{_PREFIX}{epoch}-{claimer.get('node', '')}")
+            name_sessions(engine, f"raypacs-master-{epoch}-{claimer.get('node', '')}")
             self.keep()
             sa.event.listen(engine, "engine_disposed", lambda _: self.release())
 

@@ -112,6 +112,10 @@ def _move(
             _compare(txn.conn, conn, copied)
             site.put(txn, "moved_to", 1, to)
         conn.commit()
+        if conn.dialect.name == "postgresql":
+            # Searches need the planner to know the sizes now, not when autovacuum comes by.
+            conn.exec_driver_sql("ANALYZE")
+            conn.commit()
     return copied
 
 
