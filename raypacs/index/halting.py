@@ -13,6 +13,7 @@ from raypacs.index.items import is_waiting
 from raypacs.index.schema import halts, item_counts, nodes, work_items
 from raypacs.policy.halting import KindView, NodeView, Surroundings, state_of, whole
 from raypacs.policy.kinds import KINDS, kind_of
+from raypacs.policy.nodes import refusals
 from raypacs.policy.queue import FINISHED, State
 
 
@@ -111,7 +112,10 @@ def _surroundings(conn: sa.Connection, current: Settings) -> Surroundings:
             missing[role] = f"every {role} tier is full"
     live = conn.execute(sa.select(nodes).where(nodes.c.lost_s == 0, nodes.c.left_s == 0))
     return Surroundings(
-        tuple(_node(row, current, there) for row in live.mappings()), tiers_missing=missing
+        tuple(
+            _node(row, current, there) for row in live.mappings() if not refusals(row["problems"])
+        ),
+        tiers_missing=missing,
     )
 
 

@@ -57,6 +57,13 @@ class Queue:
         ]
         self.writer.register(records, now)
 
+    def quiet(self, uid: str, now: float = T) -> int:
+        """A study arrives and is complete: its PREPARE item waits, and nothing else is due."""
+        self.study(uid, now)
+        self.writer.hint_complete([uid], now)
+        self.writer.enqueue_due(now)
+        return int(self.reader.queue({"study_uid": uid})[0]["item_id"])
+
     def item(self, uid: str, kind: str = "PREPARE", now: float = T, **wish: Any) -> int:
         """An item waits for a study, which arrives first if it is new."""
         if not self.reader.instances(uid):

@@ -79,12 +79,20 @@ class TestPoll:
         queue.item("1.4", "VERIFY", priority="stat")
         assert len(queue.poll(free=100, running=leases).leases) == 2
 
-    @pytest.mark.parametrize("why", ["unknown", "draining", "tier", "halted kind", "halted"])
+    @pytest.mark.parametrize(
+        "why", ["unknown", "draining", "refused", "lost", "tier", "halted kind", "halted"]
+    )
     def test_who_gets_nothing(self, queue: Queue, why: str) -> None:
         queue.item("1.1")
         if why == "draining":
             queue.node("n2")
             queue.set_node("n2", draining=True)
+        elif why == "refused":
+            queue.node("n2")
+            queue.set_node("n2", problems=["refused: another version"])
+        elif why == "lost":
+            queue.node("n2")
+            queue.set_node("n2", lost_s=T)
         elif why == "tier":
             queue.node("n2", tiers=("image1",))
         elif why != "unknown":
