@@ -7,6 +7,7 @@ older events are told in today's words.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -53,7 +54,11 @@ def tell(event: Mapping[str, Any]) -> str:
     """Return an event of the audit as a sentence; one that has no words of its own, as it is."""
     detail: Detail = event.get("detail") or {}
     words = _WORDS.get(str(event["event"]))
-    told = words(detail) if words else _plain(str(event["event"]), detail)
+    told = (
+        words({**detail, "at_s": event.get("at_s", 0.0)})
+        if words
+        else _plain(str(event["event"]), detail)
+    )
     if event.get("node"):
         told += f", on node {event['node']}"
     if event.get("who"):
@@ -138,17 +143,45 @@ def _accessed(_: Detail) -> str:
     return "last accessed"
 
 
+def _rescheduled(detail: Detail) -> str:
+    told = f"{detail.get('kind', 'work')} rescheduled"
+    due_s = float(detail.get("due_s") or 0.0)
+    if due_s > float(detail["at_s"]):
+        told += f" for {datetime.fromtimestamp(due_s, UTC).isoformat(timespec='seconds')}"
+    if detail.get("wanted_node"):
+        told += f", to run on node {detail['wanted_node']}"
+    return f"{told} ({detail['note']})" if detail.get("note") else told
+
+
+def _taken_off(detail: Detail) -> str:
+    return f"{detail.get('kind', 'work')} taken off the task list; it was {detail.get('was', '?')}"
+
+
+def _priority(detail: Detail) -> str:
+    return f"{detail.get('kind', 'work')} has priority {detail.get('priority', '?')} now"
+
+
 def _prepared(detail: Detail) -> str:
+    if not detail.get("instances"):
+        return f"nothing was left to prepare (attempt {detail.get('attempt', '?')})"
     raw, prepared = detail.get("raw_bytes") or 0, detail.get("prepared_bytes") or 0
     ratio = f", {raw / prepared:.2f} times smaller" if raw and prepared else ""
+    proven = f"{detail['proven']} proven lossless, " if detail.get("proven") else ""
     copied = detail.get("copied") or 0
     rules = _value(detail.get("reasons") or {})
     why_copied = f" ({rules})" if rules else ""
     return (
-        f"prepared {detail.get('instances', '?')} instances into {detail.get('packs', '?')} packs: "
-        f"{_bytes(raw)} became {_bytes(prepared)}{ratio}, {copied} copied as received{why_copied}, "
+        f"prepared {detail['instances']} instances into {_packs(detail)}: "
+        f"{_bytes(raw)} became {_bytes(prepared)}{ratio}, "
+        f"{proven}{copied} copied as received{why_copied}, "
         f"{float(detail.get('seconds') or 0):.1f} s of work (attempt {detail.get('attempt', '?')})"
     )
+
+
+def _packs(detail: Detail) -> str:
+    count = detail.get("packs", "?")
+    told = f"{count} pack" if count == 1 else f"{count} packs"
+    return f"{told} on {_value(detail['tiers'])}" if detail.get("tiers") else told
 
 
 def _again(detail: Detail) -> str:
@@ -163,7 +196,8 @@ def _failed(detail: Detail) -> str:
 
 def _canceled(detail: Detail) -> str:
     reason = detail.get("error") or detail.get("why")
-    return f"CANCELED: {reason}" if reason else "CANCELED"
+    told = f"{detail['kind']} CANCELED" if detail.get("kind") else "CANCELED"
+    return f"{told}: {reason}" if reason else told
 
 
 def _deleted(detail: Detail) -> str:
@@ -202,5 +236,8 @@ _WORDS: dict[str, Callable[[Detail], str]] = {
     "scheduled for retry": _again,
     "failed": _failed,
     "canceled": _canceled,
+    "rescheduled": _rescheduled,
+    "item deleted": _taken_off,
+    "priority": _priority,
     "deleted": _deleted,
 }

@@ -133,9 +133,11 @@ def test_a_study_that_nobody_knows(world: World) -> None:
         (
             {"event": "prepared", "detail": {
                 "instances": 3, "packs": 1, "raw_bytes": 3_000_000, "prepared_bytes": 1_000_000,
-                "copied": 2, "reasons": {"rule no clips": 2}, "seconds": 1.26, "attempt": 1}},
-            "prepared 3 instances into 1 packs: 3.0 MB became 1.0 MB, 3.00 times smaller, "
-            "2 copied as received (2 x rule no clips), 1.3 s of work (attempt 1)",
+                "copied": 2, "tiers": ["web1"], "proven": 1, "reasons": {"rule no clips": 2},
+                "seconds": 1.26, "attempt": 1}},
+            "prepared 3 instances into 1 pack on web1: 3.0 MB became 1.0 MB, 3.00 times smaller, "
+            "1 proven lossless, 2 copied as received (2 x rule no clips), "
+            "1.3 s of work (attempt 1)",
         ),
         (
             {"event": "failed", "detail": {"attempt": 3, "error": "bad"}},
@@ -150,6 +152,27 @@ def test_a_study_that_nobody_knows(world: World) -> None:
             "archived: tier lib1, rule name old, on node n2",
         ),
         ({"event": "noted", "detail": {}}, "noted"),
+        (
+            {"event": "prepared", "detail": {"instances": 0, "attempt": 2}},
+            "nothing was left to prepare (attempt 2)",
+        ),
+        (
+            {
+                "event": "rescheduled",
+                "at_s": 5.0,
+                "detail": {
+                    "kind": "VERIFY",
+                    "due_s": 86400.0,
+                    "wanted_node": "n2",
+                    "note": "n1 is gone",
+                },
+            },
+            "VERIFY rescheduled for 1970-01-02T00:00:00+00:00, to run on node n2 (n1 is gone)",
+        ),
+        (
+            {"event": "priority", "detail": {"kind": "PREPARE", "priority": "stat"}},
+            "PREPARE has priority stat now",
+        ),
     ],
 )  # fmt: skip
 def test_sentences(event: dict[str, Any], text: str) -> None:

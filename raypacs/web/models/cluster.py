@@ -38,20 +38,25 @@ class NodeState(Answer):
     pid: int = Field(0, description="Process id of its node process")
     boot: str = Field("", description="Name of its present life; another one after a restart")
     ray_node_id: str = Field("", description="Ray's id of it")
+    running: int = Field(0, description="Work items that it runs")
+    draining: bool = Field(False, description="Whether it gets nothing new, as an operator said")
     joined_s: float = Field(0.0, description="Since when; seconds since 1970, UTC")
     seen_s: float = Field(0.0, description="Last heartbeat")
+    lost_s: float = Field(0.0, description="When it was declared lost, 0 not")
+    left_s: float = Field(0.0, description="When it was stopped in order, 0 not")
 
 
 class MasterState(Answer):
     """The one master."""
 
-    state: str = Field("", description="up, or away: not answering just now")
+    state: str = Field("", description="running, or away: it does not answer just now")
     node: str = Field("", description="Node it runs on")
     host: str = Field("", description="Host it runs on")
     pid: int | None = Field(None, description="Process id; null while it is away")
     epoch: int = Field(0, description="Number of its reign; only grows")
     since_s: float = Field(0.0, description="When it took over; seconds since 1970, UTC")
     restarts: int = Field(0, description="How often Ray started it again")
+    ray_node_id: str = Field("", description="Ray's id of its node")
 
 
 class MoveMaster(Request):
