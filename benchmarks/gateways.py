@@ -67,7 +67,7 @@ class Holdings:
                 settings=self.settings,
             ),
             status=dict,
-            delete_study=lambda _: 0,
+            delete_study=lambda *_: 0,
             hint_complete=lambda _: None,
             settings=lambda: (1, self.settings),
             apply_settings=lambda _a, _b: 1,

@@ -220,7 +220,7 @@ def services(edge: _Edge) -> Services:
         tier=tier,
         intake=edge.intake,
         status=lambda: _status(edge),
-        delete_study=lambda uid: call("delete_study", uid),
+        delete_study=lambda uid, who: call("delete_study", uid, who),
         hint_complete=edge.hint,
         settings=reader.settings,
         apply_settings=lambda values, who: call(

@@ -82,6 +82,8 @@ class FakeNode:
             rows = [self._row(uid) for uid in uids]
             rows = [row for row in rows if all(row.get(k) == v for k, v in query.items())]
             return 200, rows[offset : offset + limit]
+        if path == "/api/v1/queue/state":
+            return 200, {"state": "stalled", "why": "no live node [x]", "kinds": {}}
         if path == "/api/v1/queue":
             uids = sorted({study for study, _ in self.study_of.values()})
             items = [{"study_uid": uid, "state": "FAILED", "error": "no room"} for uid in uids]
@@ -125,7 +127,16 @@ class FakeNode:
             "instances": {"received": count, "prepared": count if self.prepared else 0},
             "tiers": [tier],
             "queue": {"PREPARE": {"SCHEDULED": 1}},
-            "nodes": [{"name": "fake", "cores": 2, "roles": ["master"]}],
+            "master": {"node": "fake", "pid": 12},
+            "nodes": [
+                {
+                    "name": "fake",
+                    "state": "refused",
+                    "cores": 2,
+                    "roles": ["master"],
+                    "problems": ["another version"],
+                }
+            ],
         }
 
     def _row(self, study_uid: str) -> dict[str, Any]:

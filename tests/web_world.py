@@ -213,7 +213,8 @@ class World:
         ours = [one for one in self._all() if one.record.study_uid == uid]
         return {"study_uid": uid, "state": "received", "aside": []} if ours else None
 
-    def _delete(self, uid: str) -> int:
+    def _delete(self, uid: str, who: str) -> int:
+        assert who
         doomed = [one.record for one in self._all() if one.record.study_uid == uid]
         if not doomed:
             raise NotFound(f"no study {uid}")

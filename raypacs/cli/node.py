@@ -27,7 +27,7 @@ def list_nodes(context: typer.Context, as_json: Json = False) -> None:
     with session.client() as client:
         nodes = client.nodes()
     table = columns(
-        f"{len(nodes)} nodes", "node", "state", "cores", "roles", "tiers", "version", "last seen",
+        "nodes of the cluster", "node", "state", "cores", "roles", "tiers", "version", "last seen",
         "problems", numbers=frozenset({"cores"}),
     )  # fmt: skip
     for node in nodes:

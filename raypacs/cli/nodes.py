@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 import raypacs
@@ -82,6 +83,7 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     with session.client(patience_s=5.0) as client:
         told = client.status()
         told["url"] = client.url
+        told["queue_state"] = client.queue_state()
     if session.json:
         session.emit(told)
         return
@@ -126,7 +128,7 @@ def _show_status(session: Session, told: dict[str, Any]) -> None:
     session.stdout.print(
         f"[bold]raypacs {told.get('version', '')}[/] at {told['url']}, "
         f"node {node.get('name', '?')}, DICOM port {node.get('dicom_port', '-')}, "
-        f"epoch {told.get('epoch', '-')}, master pid {master.get('pid') or 'away'}"
+        f"epoch {told.get('epoch', '-')}, master {_master(master)}"
     )
     studies, instances = told.get("studies") or {}, told.get("instances") or {}
     session.stdout.print(
@@ -142,10 +144,25 @@ def _show_status(session: Session, told: dict[str, Any]) -> None:
         for kind, states in (told.get("queue") or {}).items()
         for state, number in states.items()
     ]
-    session.stdout.print(f"queue   {', '.join(items) or 'empty'}")
+    state = told["queue_state"]
+    why = f" ({state['why']})" if state.get("why") else ""
+    session.stdout.print(
+        f"queue   {state['state']}{escape(why)}: {', '.join(items) or 'empty'}", highlight=False
+    )
     for each in told.get("nodes") or []:
         roles = ", ".join(each.get("roles") or ())
-        session.stdout.print(f"node    {each.get('name')}  cores {each.get('cores')}  {roles}")
+        problems = "; ".join(each.get("problems") or ())
+        session.stdout.print(
+            f"node    {escape(str(each.get('name')))}  {each.get('state') or '-'}  "
+            f"cores {each.get('cores')}  {roles}  {escape(problems)}",
+            highlight=False,
+        )
+
+
+def _master(told: dict[str, Any]) -> str:
+    if not told.get("pid"):
+        return "away"
+    return f"on {escape(told['node'])}, pid {told['pid']}" if told.get("node") else "up"
 
 
 def _tiers(tiers: list[dict[str, Any]]) -> Table:

@@ -30,7 +30,7 @@ class DeleteIntent:
     due_s: float
 
 
-def delete_study(txn: Txn, study_uid: str, *, grace_s: float) -> list[DeleteIntent]:
+def delete_study(txn: Txn, study_uid: str, *, grace_s: float, who: str = "") -> list[DeleteIntent]:
     """Take a study out of the index and return its objects (image, web, conflicts) to delete.
 
     Raises:
@@ -66,6 +66,7 @@ def delete_study(txn: Txn, study_uid: str, *, grace_s: float) -> list[DeleteInte
         txn,
         "deleted",
         study_uid=study_uid,
+        who=who,
         detail={"objects": len(objects), "size_bytes": sum(size for _, _, size in objects)},
     )
     audit.publish(

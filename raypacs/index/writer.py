@@ -78,7 +78,7 @@ class IndexWriter(QueueWrites, NodeWrites, SealWrites, SiteWrites, Writing):
     # Deleting
 
     def delete_study(
-        self, study_uid: str, now: float, *, grace_s: float = 0.0
+        self, study_uid: str, now: float, *, grace_s: float = 0.0, who: str = ""
     ) -> list[DeleteIntent]:
         """Take the study out and return its objects, to be deleted after the grace period.
 
@@ -86,7 +86,7 @@ class IndexWriter(QueueWrites, NodeWrites, SealWrites, SiteWrites, Writing):
             NotFound: no such study.
         """
         with self.transaction(now, durable=True) as txn:
-            return deletion.delete_study(txn, study_uid, grace_s=grace_s)
+            return deletion.delete_study(txn, study_uid, grace_s=grace_s, who=who)
 
     def deletes_due(self, now: float, *, tier: str, limit: int = 1000) -> list[DeleteIntent]:
         """Return intents of a tier whose grace period is over."""

@@ -154,7 +154,7 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
 
     # Administration
 
-    def delete_study(self, study_uid: str) -> int:
+    def delete_study(self, study_uid: str, who: str = "") -> int:
         """Take a study out of every cache; return the number of objects whose bytes go soon.
 
         Raises:
@@ -163,14 +163,14 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
         """
         now = self._clock()
         try:
-            intents = self._writer.delete_study(study_uid, now, grace_s=DELETE_GRACE_S)
+            intents = self._writer.delete_study(study_uid, now, grace_s=DELETE_GRACE_S, who=who)
         except StudySealed as exc:
             if self.reopen(exc):
                 raise TierUnavailable(
                     f"study {study_uid} is sealed, and its manifests cannot be read",
                     study=study_uid,
                 ) from exc
-            intents = self._writer.delete_study(study_uid, now, grace_s=DELETE_GRACE_S)
+            intents = self._writer.delete_study(study_uid, now, grace_s=DELETE_GRACE_S, who=who)
         self._polls.changed()
         return len(intents)
 
@@ -203,6 +203,7 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
         swept = self._sweep_attempts(now) + self._sweep_parts(now)
         deleted = self._delete_due(now)
         self._seal_due(now)
+        self._retire_items(now)
         self._sample(now)
         self._flush_stats(now)
         return Ticked(enqueued, tuple(expired), swept, deleted)

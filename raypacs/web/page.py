@@ -141,7 +141,8 @@ def _studies(studies: Sequence[Row]) -> str:
                 _text(row, "ModalitiesInStudy").replace("\\", ", "),
                 _text(row, "NumberOfStudyRelatedSeries"),
                 _text(row, "NumberOfStudyRelatedInstances"),
-                f"<a href='/api/v1/studies/{uid}'>details</a>",
+                f"<a href='/api/v1/studies/{uid}'>details</a> "
+                f"<a href='/api/v1/studies/{uid}/why'>why</a>",
             )
         )
     return "<h2>Studies</h2>" + _table(heads, rows, "No studies yet: send some.")
@@ -163,7 +164,7 @@ def _queue(lists: Lists) -> str:
             f"<code>{_text(item, 'study_uid')}</code>",
             _text(item, "node"),
             _text(item, "attempt"),
-            _text(item, "error"),
+            _text(item, "error") or _text(item, "note"),
         )
         for item in lists.items
     ]
@@ -181,10 +182,15 @@ def _states(queue: Row) -> str:
         if kind.get("state") != queue.get("state")
     ]
     return "".join(
-        f" <span class='state {_mood(one.get('state'))}'>{escape(name)}{_text(one, 'state')}"
-        f"{': ' * bool(one.get('why'))}{_text(one, 'why')}</span>"
+        f" <span class='state {_mood(one.get('state'))}'>{escape(name)}{_stands(one)}</span>"
         for name, one in states
     )
+
+
+def _stands(one: Row) -> str:
+    """Return state and why; a why that begins with the state says both."""
+    state, why = _text(one, "state"), _text(one, "why")
+    return why if why.startswith(state) else f"{state}: {why}" if why else state
 
 
 def _text(row: Row, key: str) -> str:

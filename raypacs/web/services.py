@@ -52,8 +52,8 @@ class Services:
     """Name to tier; raises NotFound."""
     intake: Intake
     status: Callable[[], Row]
-    delete_study: Callable[[str], Any]
-    """Study UID; deletes it from every cache; returns the number of objects to delete."""
+    delete_study: Callable[[str, str], Any]
+    """Study UID, and who asks; deletes it from every cache; returns the number of objects."""
     hint_complete: Callable[[list[str]], Any]
     """Study UIDs that are complete: prepare without waiting for quiet."""
     settings: Callable[[], tuple[int, Settings]]

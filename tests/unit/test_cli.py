@@ -273,6 +273,8 @@ def test_status_shows_caches_with_hours_left(run: Run) -> None:
     assert ran.code == 0
     assert "9.0 GB/h" in ran.out
     assert "100.0" in ran.out
+    for said in ("stalled (no live node [x])", "master on fake, pid 12", "another version"):
+        assert said in ran.out
     assert run("status", "--json").json["tiers"][0]["hours_left"] == 100.0
 
 

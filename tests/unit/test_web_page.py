@@ -40,7 +40,8 @@ def test_states_of_queue_and_nodes() -> None:
             queue={
                 "state": "running",
                 "kinds": {
-                    "VERIFY": {"state": "halted", "why": "by REST"},
+                    "VERIFY": {"state": "halted", "why": "halted by REST"},
+                    "EXPORT": {"state": "stalled", "why": "no live node"},
                     "PREPARE": {"state": "running"},
                 },
             },
@@ -48,7 +49,8 @@ def test_states_of_queue_and_nodes() -> None:
     )
     assert "another configuration" in html
     assert "master, worker, has the master" in html
-    assert "VERIFY halted: by REST" in html
+    assert "VERIFY halted by REST" in html
+    assert "EXPORT stalled: no live node" in html
     assert "PREPARE" not in html
 
 

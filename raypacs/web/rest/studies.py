@@ -13,7 +13,7 @@ from raypacs.records import StoredInstance
 from raypacs.web import store
 from raypacs.web.gateway import Gateway
 from raypacs.web.models.studies import DeletedStudy, Ingested, Story, StudyDetail, StudyUids
-from raypacs.web.rest.answers import NO_INDEX, NO_MASTER, NO_STUDY, says
+from raypacs.web.rest.answers import NO_INDEX, NO_MASTER, NO_STUDY, says, who_asks
 from raypacs.web.services import Row
 
 _INGEST_BODY = {
@@ -109,8 +109,9 @@ def _add_actions(router: APIRouter, gateway: Gateway) -> None:
         response_model=DeletedStudy,
         responses=NO_STUDY | NO_MASTER,
     )
-    async def delete_study(uid: str) -> Row:
-        deleted = await run_in_threadpool(services.delete_study, uid)
+    async def delete_study(uid: str, request: Request) -> Row:
+        who = who_asks(gateway, request)
+        deleted = await run_in_threadpool(services.delete_study, uid, who)
         gateway.views.forget(uid)
         number = len(deleted) if isinstance(deleted, Sized) else int(deleted or 0)
         return {"study_uid": uid, "deleted_objects": number}
