@@ -48,6 +48,7 @@ def site(
     instances: Iterable[StoredInstance] = (),
     packs: Mapping[str, list[PackRef]] | None = None,
     *,
+    manifests: Iterable[tuple[str, str]] = (),
     refused: list[str] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Site:
@@ -60,6 +61,7 @@ def site(
         instances=lambda study_uid: stored,
         unprepared=lambda study_uid: [one for one in stored if not one.form],
         packs=lambda study_uid: dict(packs or {}),
+        manifests=lambda study_uid: list(manifests),
         available_bytes=lambda: {tier.name: 10**12 for tier in tiers},
         refused=noted.append,
     )

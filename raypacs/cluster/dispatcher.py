@@ -26,10 +26,12 @@ from raypacs.cluster.rooms import Rooms
 from raypacs.cluster.tasks import RayTasks, guarded, warm_up
 from raypacs.config import Bootstrap, Settings
 from raypacs.errors import MasterUnavailable, RaypacsError, StaleLease
-from raypacs.index.reader import IndexReader
+from raypacs.index.sealed_reader import SealedReader
 from raypacs.records import Assignment, Lease, Poll
+from raypacs.storage.manifest import Manifests
 from raypacs.work.kinds import RUNS
 from raypacs.work.run import Run, Site, TaskFailure
+from raypacs.work.source import find_tier
 
 _log = logging.getLogger("raypacs.cluster.dispatcher")
 AGAIN_S = 0.5  # after a poll that failed
@@ -45,7 +47,9 @@ class Dispatcher:
         logs.setup("dispatcher", self._bootstrap)
         self._boot = boot
         self._master = MasterHandle()
-        self._reader = IndexReader(self._bootstrap.database_url)
+        # The settings of the moment: tiers may be added while manifests are read.
+        manifests = Manifests(lambda name: find_tier(self._settings.tiers, name))
+        self._reader = SealedReader(self._bootstrap.database_url, manifests.rows)
         self._rooms = Rooms(self._reader.ledger)
         self._cores = self._bootstrap.cores or os.cpu_count() or 1
         self._reporter = Reporter(lambda event, *args: self._master.call(event, *args))
@@ -199,6 +203,10 @@ class Dispatcher:
             instances=self._reader.instances,
             unprepared=self._reader.unprepared,
             packs=self._reader.packs,
+            manifests=self._manifests,
             available_bytes=self._rooms.available_bytes,
             refused=self._rooms.refused,
         )
+
+    def _manifests(self, study_uid: str) -> list[tuple[str, str]]:
+        return [(ref.tier, ref.path) for ref in self._reader.manifests(study_uid)]

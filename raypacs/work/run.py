@@ -38,9 +38,10 @@ class TaskFailure:
 class Site:
     """What a run may ask, as plain callables over the read side of the index.
 
-    ``cores``: how many tasks of this node run at once. ``instances``, ``unprepared`` and ``packs``
-    answer for a Study Instance UID. ``available_bytes``: room on each tier that may be written
-    now; ``refused`` tells that a tier was full or away, so that it is passed over for a while.
+    ``cores``: how many tasks of this node run at once. ``instances``, ``unprepared``, ``packs`` and
+    ``manifests`` (tier and path of each) answer for a Study Instance UID, sealed or not.
+    ``available_bytes``: room on each tier that may be written now; ``refused`` tells that a tier
+    was full or away, so that it is passed over for a while.
     """
 
     settings: Settings
@@ -48,6 +49,7 @@ class Site:
     instances: Callable[[str], list[StoredInstance]]
     unprepared: Callable[[str], list[StoredInstance]]
     packs: Callable[[str], dict[str, list[PackRef]]]
+    manifests: Callable[[str], list[tuple[str, str]]]
     available_bytes: Callable[[], dict[str, int]]
     refused: Callable[[str], None]
 

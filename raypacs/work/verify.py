@@ -1,10 +1,10 @@
 """VERIFY: stored bytes against checksums (FEATURES E6). Nothing is written, no access is noted.
 
-Instances as received are compared with the size and SHA-256 the index keeps; packs and their
-header sidecars with the CRC-32s they carry. What differs is looked up once more before it is
-told, as it may have been replaced or deleted meanwhile.
+Instances as received are compared with the size and SHA-256 the index keeps, manifests of sealed
+series with the SHA-256 they carry; packs and their header sidecars with their CRC-32s. What differs
+is looked up once more before it is told, as it may have been replaced or deleted meanwhile.
 
-A damaged original cannot be made again: FAILED. A damaged pack can: WARNING.
+Damaged originals and manifests need an operator: FAILED. A damaged pack can be made again: WARNING.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from raypacs.config import TierSettings
-from raypacs.errors import NotFound, PackCorrupt
+from raypacs.errors import ManifestCorrupt, NotFound, PackCorrupt
 from raypacs.records import InstanceRecord, Lease, PackRef, WorkResult
+from raypacs.storage import manifest
 from raypacs.storage.pack import Pack
 from raypacs.storage.tier import Tier
 from raypacs.work.run import Site, TaskFailure, Tasks
@@ -29,12 +30,15 @@ _NAMED = 20  # in the error of the work item; the rest is counted
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """An object whose bytes are not what was stored, and how so."""
+    """An object whose bytes are not what was stored, and how so.
+
+    ``replaceable``: it can be made again from what else is stored.
+    """
 
     tier: str
     path: str
     why: str
-    original: bool
+    replaceable: bool = False
 
     def __str__(self) -> str:
         return f"{self.path} on {self.tier}: {self.why}"
@@ -49,6 +53,8 @@ class VerifyRun:
     def run(self, tasks: Tasks) -> WorkResult:
         """Check everything that is stored of the study."""
         tiers = self._site.settings.tiers
+        for place in self._site.manifests(self._study_uid):
+            tasks.submit(place, verify_manifest, *place, tiers)
         for number, records in enumerate(_shares(self._records())):
             tasks.submit(number, verify_instances, records, tiers)
         for ref in self._packs():
@@ -65,7 +71,10 @@ class VerifyRun:
         """Nothing was written."""
 
     def _records(self) -> list[InstanceRecord]:
-        return [stored.record for stored in self._site.instances(self._study_uid)]
+        try:
+            return [stored.record for stored in self._site.instances(self._study_uid)]
+        except (ManifestCorrupt, NotFound):
+            return []  # a manifest is damaged or gone: nobody knows what else there is to check
 
     def _packs(self) -> list[PackRef]:
         return [ref for refs in self._site.packs(self._study_uid).values() for ref in refs]
@@ -75,6 +84,7 @@ class VerifyRun:
         if not found:
             return found
         places = {(one.tier, one.path) for one in self._records()}
+        places |= set(self._site.manifests(self._study_uid))
         for ref in self._packs():
             places |= {(ref.tier, ref.pack_path), (ref.tier, ref.header_path)}
         return [one for one in found if (one.tier, one.path) in places]
@@ -92,8 +102,21 @@ def verify_instances(
     for record in records:
         why = _instance_differs(find_tier(tiers, record.tier), record)
         if why:
-            found.append(Difference(record.tier, record.path, why, original=True))
+            found.append(Difference(record.tier, record.path, why))
     return found
+
+
+def verify_manifest(tier: str, path: str, tiers: tuple[TierSettings, ...]) -> list[Difference]:
+    """Read the manifest of a sealed series; return it if it differs from its SHA-256.
+
+    Raises:
+        TierUnavailable: the tier cannot be read.
+    """
+    try:
+        manifest.decode(find_tier(tiers, tier).read(path))
+    except (NotFound, ManifestCorrupt) as exc:
+        return [Difference(tier, path, str(exc))]
+    return []
 
 
 def verify_pack(ref: PackRef, tiers: tuple[TierSettings, ...]) -> list[Difference]:
@@ -107,11 +130,11 @@ def verify_pack(ref: PackRef, tiers: tuple[TierSettings, ...]) -> list[Differenc
         pack = Pack(tier, ref)
         pack.check_frames()
     except (NotFound, PackCorrupt) as exc:
-        return [Difference(ref.tier, ref.pack_path, str(exc), original=False)]
+        return [Difference(ref.tier, ref.pack_path, str(exc), replaceable=True)]
     try:
         pack.check_headers()
     except (NotFound, PackCorrupt) as exc:
-        return [Difference(ref.tier, ref.header_path, str(exc), original=False)]
+        return [Difference(ref.tier, ref.header_path, str(exc), replaceable=True)]
     return []
 
 
@@ -155,11 +178,10 @@ def _shares(records: Iterable[InstanceRecord]) -> Iterator[list[InstanceRecord]]
 def _result(found: Sequence[Difference]) -> WorkResult:
     if not found:
         return WorkResult()
-    originals = [one for one in found if one.original]
-    ordered = [*originals, *(one for one in found if not one.original)]
+    ordered = sorted(found, key=lambda one: one.replaceable)
     text = f"{len(found)} objects differ: " + "; ".join(map(str, ordered[:_NAMED]))
     if len(found) > _NAMED:
         text += f"; and {len(found) - _NAMED} more"
-    if originals:
+    if not ordered[0].replaceable:
         return WorkResult(error=text, retryable=False)
     return WorkResult(warning=text)

@@ -125,6 +125,7 @@ def node(
         instances=list,
         unprepared=list,
         packs=dict,
+        manifests=list,
     )
     yield made
     made.stop()

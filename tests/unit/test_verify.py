@@ -12,10 +12,11 @@ from inline_tasks import LEASE, InlineTasks, site
 from stored_series import Store, image, noise, part10
 
 from raypacs.config import CompressionRule
-from raypacs.errors import TierUnavailable
+from raypacs.errors import ManifestCorrupt, NotFound, RaypacsError, TierUnavailable
 from raypacs.records import PackRef, PreparedSeries, StoredInstance, WorkResult
+from raypacs.storage import manifest
 from raypacs.work import verify
-from raypacs.work.run import TaskFailure
+from raypacs.work.run import Site, TaskFailure
 from raypacs.work.verify import VerifyRun, verify_instances, verify_pack
 
 COPY_US = CompressionRule(name="US as received", action="copy", modalities=("US",))
@@ -140,6 +141,27 @@ def test_what_was_replaced_or_deleted_meanwhile_is_not_told(stored: Stored) -> N
     packs = iter([at_first.packs("1.2.3"), {}])
     found = replace(at_first, instances=instances, packs=lambda study_uid: next(packs))
     assert VerifyRun(LEASE, found).run(InlineTasks()) == WorkResult()
+
+
+def test_a_damaged_or_missing_manifest_fails(stored: Stored) -> None:
+    place = ("image1", "studies/1.2.3/1.2.3.4/manifest")
+    stored.store.image.put_durable(place[1], manifest.encode("1.2.3", "1.2.3.4", []))
+    sealed = site(stored.store.settings, stored.instances, manifests=[place])
+    assert VerifyRun(LEASE, sealed).run(InlineTasks()) == WorkResult()
+
+    def unreadable(error: RaypacsError) -> Site:
+        def instances(study_uid: str) -> list[StoredInstance]:
+            raise error
+
+        return replace(sealed, instances=instances)
+
+    file = Path(stored.store.image.local_path(place[1]) or "")
+    file.write_bytes(b"x" + file.read_bytes()[1:])
+    result = VerifyRun(LEASE, unreadable(ManifestCorrupt("damaged"))).run(InlineTasks())
+    assert (result.retryable, result.warning) == (False, "")
+    assert result.error.startswith(f"1 objects differ: {place[1]} on image1: ")
+    file.unlink()
+    assert place[1] in VerifyRun(LEASE, unreadable(NotFound("gone"))).run(InlineTasks()).error
 
 
 def test_many_differences_are_counted(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
