@@ -37,6 +37,20 @@ studies_per_hour       fill rate as measured, with objects_per_study, bytes_per_
 hours_left             available_bytes / bytes_per_hour, NULL without history
 waiting, running       work items in the queue
 =====================  ======================================================================
+
+Columns of items (one row a work item that ended and left the task list):
+
+=====================  ======================================================================
+at                     when it left the task list
+study_key              pseudonym of its study
+kind, state, priority  kind of work, how it ended, its last priority
+node                   where it ran last
+source                 calling AE title of its study, or other door
+error                  kind of its error, 'other' where that has no name, '' without one
+attempts, deaths       tries begun; attempts in a row whose node died, at its end
+created, started,      when it was made, when its last attempt began (NULL: none did), when it
+finished               ended
+=====================  ======================================================================
 """
 
 from __future__ import annotations
@@ -96,7 +110,16 @@ SAMPLES = pa.schema(
     ]
     + [("waiting", pa.int64()), ("running", pa.int64())]
 )
-SCHEMAS = {"events": EVENTS, "samples": SAMPLES}
+ITEMS = pa.schema(
+    [("at", _TIME)]
+    + [
+        (name, pa.string())
+        for name in ("study_key", "kind", "state", "priority", "node", "source", "error")
+    ]
+    + [("attempts", pa.int64()), ("deaths", pa.int64())]
+    + [("created", _TIME), ("started", _TIME), ("finished", _TIME)]
+)
+SCHEMAS = {"events": EVENTS, "samples": SAMPLES, "items": ITEMS}
 _EMPTY = {pa.string(): "", pa.int64(): 0, pa.float64(): None}
 
 
@@ -145,6 +168,10 @@ def append(folder: Path, rows: Iterable[Waiting], secret: bytes) -> list[Path]:
 def _values(row: Waiting, schema: pa.Schema, secret: bytes) -> dict[str, Any]:
     values: dict[str, Any] = {field.name: _EMPTY.get(field.type) for field in schema}
     values |= {name: value for name, value in row.payload.items() if name in values}
+    for field in schema:
+        at_s = row.payload.get(f"{field.name}_s")
+        if field.type == _TIME and at_s:
+            values[field.name] = datetime.fromtimestamp(at_s, UTC)
     values["at"] = datetime.fromtimestamp(row.at_s, UTC)
     for name in ("study", "series"):
         if f"{name}_key" in values:
@@ -176,6 +203,11 @@ def load_events(folder: Path | str) -> pa.Table:
 def load_samples(folder: Path | str) -> pa.Table:
     """Return all hourly samples below ``folder`` (the ``stats`` folder), oldest first."""
     return _load(Path(folder), "samples")
+
+
+def load_items(folder: Path | str) -> pa.Table:
+    """Return all retired work items below ``folder`` (the ``stats`` folder), oldest first."""
+    return _load(Path(folder), "items")
 
 
 def _load(folder: Path, stream: str) -> pa.Table:

@@ -157,11 +157,15 @@ def _schedule(txn: Txn, kind: str, study_uid: str, generation: int, wish: Wish) 
         goes_on = [{"error": f"{one['error']}; item {item_id} goes on"} for one in older]
         move_many(txn, older, Event.CANCEL, goes_on)
         move(txn, item, Event.RESCHEDULE, **FRESH, **values)
-        if kind == PREPARE:
-            set_study_state(txn, study_uid, "received")
         told["after"] = item["error"]
     else:
         item_id = make(txn, kind, study_uid, values | _of_study(txn.conn, study_uid))
+    if kind == PREPARE:
+        txn.conn.execute(
+            sa.update(studies)
+            .where(studies.c.study_uid == study_uid, studies.c.state == "failed")
+            .values(state="received")
+        )
     audit.record(txn, "scheduled", study_uid=study_uid, item_id=item_id, who=wish.who, detail=told)
     return item_id
 

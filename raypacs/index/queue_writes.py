@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from raypacs.errors import StaleLease
-from raypacs.index import bulk, halting, leasing, queue, settings
+from raypacs.index import bulk, halting, leasing, queue, retirement, settings
 from raypacs.index.bulk import Again, Chosen
 from raypacs.index.leasing import Polled
 from raypacs.index.queue import Wish
@@ -122,6 +122,11 @@ class QueueWrites(Writing):
         with self.transaction(now) as txn:
             current = settings.read(txn.conn)[1]
             return leasing.expire(txn, current, retry_of(txn), self._chance())
+
+    def retire_items(self, before_s: float, limit: int, now: float) -> int:
+        """Let items that ended before ``before_s`` leave for the statistics; return how many."""
+        with self.transaction(now) as txn:
+            return retirement.retire(txn, before_s, limit)
 
     # Sweeping
 

@@ -23,6 +23,7 @@ class Due:
     stats_s: float = 0.0
     parts_s: float = 0.0
     sampled_hour_s: int = 0
+    items_s: float = 0.0
     seal_s: float = 0.0
     seal_again_s: dict[str, float] = field(default_factory=dict)
     """By study, those that are not to be sealed before."""

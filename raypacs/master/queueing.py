@@ -13,6 +13,11 @@ from raypacs.master.base import MasterBase
 from raypacs.policy.queue import State, priority_of
 from raypacs.records import Assignment, Lease, Poll, WorkResult
 
+# Old items leave in small steps, so that no event waits long behind them.
+ITEMS_PER_TICK = 200
+ITEMS_EVERY_S = 60.0
+_DAY_S = 86_400.0
+
 
 class QueueEvents(MasterBase):
     """Work items: given out, reported, made."""
@@ -30,7 +35,7 @@ class QueueEvents(MasterBase):
             return known
         polled = self._writer.poll(asked, now)
         if not asked.running and not polled.assignment.leases:
-            self._polls.idle(asked, polled.idle_until_s)
+            self._polls.idle(asked, polled.idle_until_s, nobody=polled.nothing_due)
         return replace(polled.assignment, poll_after_s=self._polls.poll_after_s(now))
 
     def lease(self, node: str, kinds: Sequence[str], limit: int) -> list[Lease]:
@@ -155,3 +160,13 @@ class QueueEvents(MasterBase):
         self._writer.resume(kind, who, self._clock())
         self._polls.changed()
         return self._reader.queue_state(self._clock())
+
+    # Time
+
+    def _retire_items(self, now: float) -> None:
+        """Let items that ended long ago leave the task list for the statistics."""
+        if now < self._due.items_s:
+            return
+        kept_s = self._reader.settings()[1].items_days * _DAY_S
+        if self._writer.retire_items(now - kept_s, ITEMS_PER_TICK, now) < ITEMS_PER_TICK:
+            self._due.items_s = now + ITEMS_EVERY_S
