@@ -44,10 +44,14 @@ _RENEW_AFTER = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Polled:
-    """An assignment, and the time until which the same idle node would get nothing either."""
+    """An assignment, and the time until which the same idle node would get nothing either.
+
+    ``nothing_due``: nor would any other node, as nothing waits whose time has come.
+    """
 
     assignment: Assignment
     idle_until_s: float
+    nothing_due: bool
 
 
 def poll(txn: Txn, asked: Poll, settings: Settings, retry: Retry, chance: float) -> Polled:
@@ -74,10 +78,11 @@ def poll(txn: Txn, asked: Poll, settings: Settings, retry: Retry, chance: float)
     )
     running = [_work(item) for item in held.values() if item not in lost]
     leases = tuple(_give(txn, asked, settings, running))
-    idle_until_s = txn.now if leases else _next_due_s(txn)
+    idle_until_s, nothing_due = (txn.now, False) if leases else _next_due_s(txn)
     return Polled(
         Assignment(leases, assignment.renewed, assignment.stop, assignment.poll_after_s),
         idle_until_s,
+        nothing_due,
     )
 
 
@@ -232,12 +237,17 @@ def _take(txn: Txn, items: Sequence[sa.RowMapping], node: str, lease_s: float) -
     return leases
 
 
-def _next_due_s(txn: Txn) -> float:
-    """Return when the next item comes due, of any kind and node; infinity for none."""
-    found = txn.conn.execute(
-        sa.select(sa.func.min(work_items.c.due_s)).where(is_waiting, work_items.c.due_s > txn.now)
-    ).scalar()
-    return float("inf") if found is None else float(found)
+def _next_due_s(txn: Txn) -> tuple[float, bool]:
+    """Return when the next item comes due (infinity: none waits), and whether none is due now.
+
+    Of any kind and node.
+    """
+    soonest = sa.select(sa.func.min(work_items.c.due_s)).where(is_waiting)
+    found = txn.conn.execute(soonest).scalar()
+    nothing_due = found is None or found > txn.now
+    if not nothing_due:
+        found = txn.conn.execute(soonest.where(work_items.c.due_s > txn.now)).scalar()
+    return (float("inf") if found is None else float(found)), nothing_due
 
 
 def lease(txn: Txn, node: str, kinds: Sequence[str], limit: int, lease_s: float) -> list[Lease]:
