@@ -70,7 +70,7 @@ def refuse_live_master(engine: sa.Engine) -> None:
     older = last_claimer(engine)
     if process.runs_here(older) and older["pid"] != process.identity()["pid"]:
         raise AlreadyExists(
-            f"the master of this index still runs: pid {older['pid']} of node {older['node']}",
+            f"the master of this index still runs: pid {older['pid']} {older['node']}".rstrip(),
             hint="stop every node first (`raypacs down`)",
         )
 
