@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,10 +12,8 @@ from raypacs.index import (
     audit,
     ledger,
     nodes,
-    sealing,
     search,
     settings,
-    site,
     status,
     task_list,
     why,
@@ -24,12 +21,13 @@ from raypacs.index import (
 from raypacs.index.engine import open_engine
 from raypacs.index.queue_reader import QueueReader
 from raypacs.index.schema import asides, copies, instances, packs, series, studies
+from raypacs.index.tier_reader import TierReader
 from raypacs.records import AsideRecord, InstanceRecord, Outcome, PackRef, StoredInstance
 
 _RECORD = InstanceRecord.__slots__
 
 
-class IndexReader(QueueReader):
+class IndexReader(QueueReader, TierReader):
     """Answers from the index at ``url``. Thread-safe. Rows are plain, JSON-able dicts.
 
     Any method may raise MasterUnavailable while the index does not exist yet.
@@ -128,25 +126,6 @@ class IndexReader(QueueReader):
                 for uid in uids.all()
             }
 
-    # Sealing
-
-    def seals_due(
-        self, now: float, after_s: float, *, limit: int, without: Collection[str] = ()
-    ) -> list[str]:
-        """Return prepared studies that have stayed as they are for ``after_s`` seconds."""
-        with self._engine.connect() as conn:
-            return sealing.due(conn, now, after_s, limit=limit, without=without)
-
-    def instance_rows(self, study_uid: str) -> dict[str, list[sealing.Row]]:
-        """Return all columns of a study's instances by series UID; {} for a sealed one."""
-        with self._engine.connect() as conn:
-            return sealing.rows(conn, study_uid)
-
-    def manifests(self, study_uid: str, series_uid: str = "") -> list[sealing.ManifestRef]:
-        """Return where the manifests of a study (or series) lie; [] while it is open."""
-        with self._engine.connect() as conn:
-            return sealing.manifests(conn, study_uid, series_uid)
-
     # Operation
 
     def studies(self, limit: int = 1000, offset: int = 0) -> list[dict[str, Any]]:
@@ -222,20 +201,6 @@ class IndexReader(QueueReader):
         )
         with self._engine.connect() as conn:
             return conn.execute(query.limit(1)).first() is not None
-
-    def site(self) -> site.Site:
-        """Return the site's identity, epoch, adopted tiers, and why it must be reconciled."""
-        with self._engine.connect() as conn:
-            return site.read(conn)
-
-    def epoch(self) -> int:
-        """Return the newest epoch that was claimed, 0 without any."""
-        with self._engine.connect() as conn:
-            return site.epoch(conn)
-
-    def reconcile(self) -> str:
-        """Return why index and tiers must be compared before anything is deleted, or ''."""
-        return self.site().reconcile
 
     def settings(self) -> tuple[int, Settings]:
         """Return (version, settings)."""

@@ -7,35 +7,11 @@ compares the two.
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 
-metadata = sa.MetaData()
-
-# In order of bytes on both databases, whatever PostgreSQL's locale: LIKE with a prefix and ORDER
-# BY then use the same indexes and give the same answers.
-TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
-
-# SQLite numbers rows by itself only for the type INTEGER (which holds 64 bits there).
-_ROW_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-
-
-def _id(name: str) -> sa.Column[int]:
-    return sa.Column(name, _ROW_ID, primary_key=True, autoincrement=True)
-
-
-def _text(name: str, **options: Any) -> sa.Column[str]:
-    return sa.Column(name, TEXT, nullable=False, server_default="", **options)
-
-
-def _count(name: str) -> sa.Column[int]:
-    return sa.Column(name, sa.BigInteger, nullable=False, server_default="0")
-
-
-def _time(name: str) -> sa.Column[float]:
-    return sa.Column(name, sa.Double, nullable=False, server_default="0")
-
+from raypacs.index.columns import TEXT as TEXT
+from raypacs.index.columns import count_, id_, text_, time_
+from raypacs.index.columns import metadata as metadata
 
 # Single values: the epoch, the key of the statistics' pseudonyms, the last hourly sample.
 meta = sa.Table(
@@ -43,8 +19,8 @@ meta = sa.Table(
     metadata,
     sa.Column("name", TEXT, primary_key=True),
     sa.Column("number", sa.BigInteger, nullable=False, server_default="0"),
-    _text("value"),
-    _time("at_s"),
+    text_("value"),
+    time_("at_s"),
 )
 
 _UNSEALED = sa.text("state = 'prepared' AND sealed_s = 0")
@@ -55,35 +31,35 @@ studies = sa.Table(
     "studies",
     metadata,
     sa.Column("study_uid", TEXT, primary_key=True),
-    _text("patient_id"),
-    _text("patient_name_folded"),
-    _text("study_date"),
-    _text("accession_number"),
+    text_("patient_id"),
+    text_("patient_name_folded"),
+    text_("study_date"),
+    text_("accession_number"),
     sa.Column("attributes", sa.JSON, nullable=False),
-    _text("state"),
-    _count("generation"),
+    text_("state"),
+    count_("generation"),
     sa.Column("prepare_due_s", sa.Double),
-    _count("series_count"),
-    _count("instance_count"),
-    _count("size_bytes"),
-    _count("prepared_count"),
-    _count("transcoded_count"),
-    _count("proven_count"),
-    _count("raw_bytes"),
-    _count("prepared_bytes"),
-    _time("prepare_seconds"),
-    _time("created_s"),
-    _time("last_received_s"),
-    _time("prepared_s"),
-    _time("accessed_s"),
+    count_("series_count"),
+    count_("instance_count"),
+    count_("size_bytes"),
+    count_("prepared_count"),
+    count_("transcoded_count"),
+    count_("proven_count"),
+    count_("raw_bytes"),
+    count_("prepared_bytes"),
+    time_("prepare_seconds"),
+    time_("created_s"),
+    time_("last_received_s"),
+    time_("prepared_s"),
+    time_("accessed_s"),
     # Modalities in Study (0008,0061), sorted, each between backslashes: \\CT\\SR\\
-    _text("modalities"),
+    text_("modalities"),
     # Who sent the study first: calling AE title, or other door.
-    _text("source"),
+    text_("source"),
     # When its instances became manifests; 0 while they are rows.
-    _time("sealed_s"),
+    time_("sealed_s"),
     # Its place in the list of studies, by study date (``listing``).
-    _count("list_no"),
+    count_("list_no"),
     sa.Index("ix_studies_prepare_due", "prepare_due_s"),
     sa.Index("ix_studies_patient_id", "patient_id"),
     sa.Index("ux_studies_list_no", "list_no", unique=True),
@@ -113,11 +89,11 @@ study_totals = sa.Table(
     "study_totals",
     metadata,
     sa.Column("state", TEXT, primary_key=True),
-    _count("studies"),
-    _count("instance_count"),
-    _count("prepared_count"),
-    _count("size_bytes"),
-    _count("prepared_bytes"),
+    count_("studies"),
+    count_("instance_count"),
+    count_("prepared_count"),
+    count_("size_bytes"),
+    count_("prepared_bytes"),
 )
 
 DERIVED = (study_totals,)
@@ -129,15 +105,15 @@ series = sa.Table(
     metadata,
     sa.Column("study_uid", TEXT, primary_key=True),
     sa.Column("series_uid", TEXT, primary_key=True),
-    _text("modality"),
+    text_("modality"),
     sa.Column("series_number", sa.BigInteger),
     sa.Column("attributes", sa.JSON, nullable=False),
-    _count("instance_count"),
-    _count("size_bytes"),
-    _text("manifest_tier"),
-    _text("manifest_path"),
-    _count("manifest_bytes"),
-    _time("created_s"),
+    count_("instance_count"),
+    count_("size_bytes"),
+    text_("manifest_tier"),
+    text_("manifest_path"),
+    count_("manifest_bytes"),
+    time_("created_s"),
     sa.Index("ix_series_uid", "series_uid"),
     sa.Index("ix_series_modality", "modality", "study_uid"),
 )
@@ -147,39 +123,39 @@ instances = sa.Table(
     "instances",
     metadata,
     sa.Column("sop_instance_uid", TEXT, primary_key=True),
-    _text("study_uid"),
-    _text("series_uid"),
-    _text("sop_class_uid"),
-    _text("transfer_syntax_uid"),
-    _text("tier"),
-    _text("path"),
-    _count("size_bytes"),
-    _text("sha256"),
-    _count("dataset_offset_bytes"),
-    _text("source"),
-    _time("received_at_s"),
-    _text("modality"),
+    text_("study_uid"),
+    text_("series_uid"),
+    text_("sop_class_uid"),
+    text_("transfer_syntax_uid"),
+    text_("tier"),
+    text_("path"),
+    count_("size_bytes"),
+    text_("sha256"),
+    count_("dataset_offset_bytes"),
+    text_("source"),
+    time_("received_at_s"),
+    text_("modality"),
     sa.Column("instance_number", sa.BigInteger),
-    _count("rows"),
-    _count("columns"),
-    _count("frames"),
-    _count("samples"),
-    _count("bits_allocated"),
-    _count("bits_stored"),
-    _count("high_bit"),
-    _count("pixel_representation"),
-    _text("photometric"),
-    _count("planar_configuration"),
-    _count("pixel_offset_bytes"),
-    _count("pixel_length_bytes"),
+    count_("rows"),
+    count_("columns"),
+    count_("frames"),
+    count_("samples"),
+    count_("bits_allocated"),
+    count_("bits_stored"),
+    count_("high_bit"),
+    count_("pixel_representation"),
+    text_("photometric"),
+    count_("planar_configuration"),
+    count_("pixel_offset_bytes"),
+    count_("pixel_length_bytes"),
     sa.Column("attributes", sa.JSON, nullable=False),
-    _count("generation"),
-    _text("form"),
-    _text("reason"),
-    _text("pack_token"),
-    _count("raw_bytes"),
-    _count("prepared_bytes"),
-    _text("prepared_transfer_syntax_uid"),
+    count_("generation"),
+    text_("form"),
+    text_("reason"),
+    text_("pack_token"),
+    count_("raw_bytes"),
+    count_("prepared_bytes"),
+    text_("prepared_transfer_syntax_uid"),
     sa.Column("lossless_proven", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index("ix_instances_series", "study_uid", "series_uid"),
 )
@@ -190,14 +166,14 @@ packs = sa.Table(
     metadata,
     sa.Column("tier", TEXT, primary_key=True),
     sa.Column("pack_path", TEXT, primary_key=True),
-    _text("study_uid"),
-    _text("series_uid"),
-    _text("token"),
-    _text("header_path"),
-    _count("pack_bytes"),
-    _count("header_bytes"),
-    _count("instance_count"),
-    _time("created_s"),
+    text_("study_uid"),
+    text_("series_uid"),
+    text_("token"),
+    text_("header_path"),
+    count_("pack_bytes"),
+    count_("header_bytes"),
+    count_("instance_count"),
+    time_("created_s"),
     sa.Index("ix_packs_series", "series_uid"),
     sa.Index("ix_packs_study", "study_uid"),
 )
@@ -208,11 +184,11 @@ copies = sa.Table(
     metadata,
     sa.Column("study_uid", TEXT, primary_key=True),
     sa.Column("tier", TEXT, primary_key=True),
-    _count("objects"),
-    _count("size_bytes"),
-    _count("generation"),
+    count_("objects"),
+    count_("size_bytes"),
+    count_("generation"),
     sa.Column("archive_proven", sa.Boolean, nullable=False, server_default=sa.false()),
-    _time("created_s"),
+    time_("created_s"),
     sa.Index("ix_copies_tier", "tier"),
 )
 
@@ -220,17 +196,17 @@ copies = sa.Table(
 asides = sa.Table(
     "asides",
     metadata,
-    _id("aside_id"),
-    _text("outcome"),
-    _text("tier"),
-    _text("path"),
-    _count("size_bytes"),
-    _text("reason"),
-    _text("source"),
-    _time("received_at_s"),
-    _text("study_uid"),
-    _text("sop_instance_uid"),
-    _text("sha256"),
+    id_("aside_id"),
+    text_("outcome"),
+    text_("tier"),
+    text_("path"),
+    count_("size_bytes"),
+    text_("reason"),
+    text_("source"),
+    time_("received_at_s"),
+    text_("study_uid"),
+    text_("sop_instance_uid"),
+    text_("sha256"),
     sa.Index("ux_asides_place", "tier", "path", unique=True),
     sa.Index("ix_asides_study", "study_uid"),
     sa.Index("ix_asides_content", "sop_instance_uid", "sha256"),
@@ -249,31 +225,31 @@ _ERROR = sa.text("error <> ''")
 work_items = sa.Table(
     "work_items",
     metadata,
-    _id("item_id"),
-    _text("kind"),
-    _text("study_uid"),
-    _count("generation"),
-    _text("state"),
-    _count("priority"),
-    _time("due_s"),
-    _count("attempt"),
-    _text("token"),
-    _count("epoch"),
-    _text("node"),
-    _text("wanted_node"),
-    _time("expires_at_s"),
-    _time("created_s"),
-    _time("updated_s"),
-    _time("started_s"),
-    _time("finished_s"),
-    _text("error"),
-    _text("note"),
-    _count("deaths"),
-    _text("patient_id"),
-    _text("ae_title"),
+    id_("item_id"),
+    text_("kind"),
+    text_("study_uid"),
+    count_("generation"),
+    text_("state"),
+    count_("priority"),
+    time_("due_s"),
+    count_("attempt"),
+    text_("token"),
+    count_("epoch"),
+    text_("node"),
+    text_("wanted_node"),
+    time_("expires_at_s"),
+    time_("created_s"),
+    time_("updated_s"),
+    time_("started_s"),
+    time_("finished_s"),
+    text_("error"),
+    text_("note"),
+    count_("deaths"),
+    text_("patient_id"),
+    text_("ae_title"),
     sa.Column("payload", sa.JSON, nullable=False, server_default="{}"),
     # Its row of item_facets.
-    _count("facet_id"),
+    count_("facet_id"),
     sa.Index(
         "ux_work_items_waiting",
         "kind",
@@ -319,13 +295,13 @@ work_items = sa.Table(
 item_facets = sa.Table(
     "item_facets",
     metadata,
-    _id("facet_id"),
-    _text("kind"),
-    _text("state"),
-    _text("node"),
-    _text("ae_title"),
-    _count("priority"),
-    _count("items"),
+    id_("facet_id"),
+    text_("kind"),
+    text_("state"),
+    text_("node"),
+    text_("ae_title"),
+    count_("priority"),
+    count_("items"),
     sa.Index("ux_item_facets", "kind", "state", "node", "ae_title", "priority", unique=True),
 )
 
@@ -335,9 +311,9 @@ item_counts = sa.Table(
     metadata,
     sa.Column("kind", TEXT, primary_key=True),
     sa.Column("state", TEXT, primary_key=True),
-    _count("items"),
+    count_("items"),
     # When an item of the kind last came into the state.
-    _time("last_s"),
+    time_("last_s"),
 )
 
 # Kinds of work that are halted; kind '' is the whole queue.
@@ -345,8 +321,8 @@ halts = sa.Table(
     "halts",
     metadata,
     sa.Column("kind", TEXT, primary_key=True),
-    _text("who"),
-    _time("at_s"),
+    text_("who"),
+    time_("at_s"),
 )
 
 # Attempts whose lease ended without a report: what they wrote is swept from web tiers.
@@ -354,23 +330,23 @@ dead_attempts = sa.Table(
     "dead_attempts",
     metadata,
     sa.Column("token", TEXT, primary_key=True),
-    _text("study_uid"),
-    _time("died_s"),
-    _time("next_sweep_s"),
-    _count("sweeps"),
+    text_("study_uid"),
+    time_("died_s"),
+    time_("next_sweep_s"),
+    count_("sweeps"),
 )
 
 # Objects to delete: written before any byte goes, removed after it went.
 delete_intents = sa.Table(
     "delete_intents",
     metadata,
-    _id("intent_id"),
-    _text("study_uid"),
-    _text("tier"),
-    _text("path"),
-    _count("size_bytes"),
-    _time("due_s"),
-    _count("epoch"),
+    id_("intent_id"),
+    text_("study_uid"),
+    text_("tier"),
+    text_("path"),
+    count_("size_bytes"),
+    time_("due_s"),
+    count_("epoch"),
     sa.Index("ix_delete_intents_due", "tier", "due_s"),
     sa.Index("ix_delete_intents_study", "study_uid"),
 )
@@ -380,10 +356,10 @@ ledger = sa.Table(
     "ledger",
     metadata,
     sa.Column("tier", TEXT, primary_key=True),
-    _count("used_bytes"),
-    _count("capacity_bytes"),
+    count_("used_bytes"),
+    count_("capacity_bytes"),
     sa.Column("reachable", sa.Boolean, nullable=False, server_default=sa.true()),
-    _time("seen_s"),
+    time_("seen_s"),
 )
 
 # Bytes promised to a holder (a node or one of its processes) and not yet registered by it.
@@ -392,8 +368,8 @@ grants = sa.Table(
     metadata,
     sa.Column("tier", TEXT, primary_key=True),
     sa.Column("holder", TEXT, primary_key=True),
-    _count("granted_bytes"),
-    _time("updated_s"),
+    count_("granted_bytes"),
+    time_("updated_s"),
 )
 
 # What each tier took in per hour: the history behind fill rates.
@@ -402,24 +378,24 @@ hourly_intake = sa.Table(
     metadata,
     sa.Column("tier", TEXT, primary_key=True),
     sa.Column("hour_s", sa.BigInteger, primary_key=True, autoincrement=False),
-    _count("studies"),
-    _count("objects"),
-    _count("size_bytes"),
+    count_("studies"),
+    count_("objects"),
+    count_("size_bytes"),
 )
 
 nodes = sa.Table(
     "nodes",
     metadata,
     sa.Column("name", TEXT, primary_key=True),
-    _text("boot"),
+    text_("boot"),
     sa.Column("info", sa.JSON, nullable=False),
-    _time("joined_s"),
-    _time("seen_s"),
+    time_("joined_s"),
+    time_("seen_s"),
     # Finishes what runs, gets nothing new; survives the node's restart.
     sa.Column("draining", sa.Boolean, nullable=False, server_default=sa.false()),
     # When it was declared lost, or left in order; 0 while it is there.
-    _time("lost_s"),
-    _time("left_s"),
+    time_("lost_s"),
+    time_("left_s"),
     # Why it gets no work, or not all of it: list of texts.
     sa.Column("problems", sa.JSON, nullable=False, server_default="[]"),
 )
@@ -429,34 +405,34 @@ sources = sa.Table(
     "sources",
     metadata,
     sa.Column("source", TEXT, primary_key=True),
-    _count("objects"),
-    _count("size_bytes"),
-    _time("first_s"),
-    _time("last_s"),
+    count_("objects"),
+    count_("size_bytes"),
+    time_("first_s"),
+    time_("last_s"),
 )
 
 settings = sa.Table(
     "settings",
     metadata,
-    _id("version"),
+    id_("version"),
     sa.Column("body", sa.JSON, nullable=False),
-    _text("who"),
-    _time("at_s"),
-    _count("epoch"),
+    text_("who"),
+    time_("at_s"),
+    count_("epoch"),
 )
 
 # The story of each study and of the cluster, in order. No patient attributes in ``detail``.
 audit = sa.Table(
     "audit",
     metadata,
-    _id("audit_id"),
-    _time("at_s"),
-    _count("epoch"),
-    _text("event"),
-    _text("study_uid"),
-    _count("item_id"),
-    _text("node"),
-    _text("who"),
+    id_("audit_id"),
+    time_("at_s"),
+    count_("epoch"),
+    text_("event"),
+    text_("study_uid"),
+    count_("item_id"),
+    text_("node"),
+    text_("who"),
     sa.Column("detail", sa.JSON, nullable=False),
     sa.Index("ix_audit_study", "study_uid", "audit_id"),
 )
@@ -466,9 +442,9 @@ audit = sa.Table(
 outbox = sa.Table(
     "outbox",
     metadata,
-    _id("outbox_id"),
-    _text("stream"),
-    _time("at_s"),
-    _text("mark"),
+    id_("outbox_id"),
+    text_("stream"),
+    time_("at_s"),
+    text_("mark"),
     sa.Column("payload", sa.JSON, nullable=False),
 )

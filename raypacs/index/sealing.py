@@ -97,6 +97,16 @@ def rows(conn: sa.Connection, study_uid: str) -> dict[str, list[Row]]:
     return found
 
 
+def described(conn: sa.Connection, study_uid: str) -> dict[str, dict[str, str]]:
+    """Return the attributes of each series of a study, by keyword, with those of the study."""
+    query = (
+        sa.select(series.c.series_uid, studies.c.attributes, series.c.attributes)
+        .select_from(series.join(studies, studies.c.study_uid == series.c.study_uid))
+        .where(series.c.study_uid == study_uid)
+    )
+    return {row[0]: {**row[1], **row[2]} for row in conn.execute(query)}
+
+
 def plan(txn: Txn, refs: Iterable[ManifestRef], *, due_s: float) -> None:
     """Let manifests that are about to be written be deleted, unless they are sealed by then."""
     insert_many(txn.conn, delete_intents, [_intent(txn, ref, 0, due_s) for ref in refs])

@@ -51,6 +51,14 @@ def read(conn: sa.Connection) -> Site:
     )
 
 
+def name_site(engine: sa.Engine, site_id: str, now: float) -> None:
+    """Give an index that is new the identity of the site whose tiers it is made from."""
+    row = {"name": "site_id", "number": 0, "value": site_id, "at_s": now}
+    with engine.begin() as conn:
+        statement = insert(conn, meta).values(row)
+        conn.execute(statement.on_conflict_do_nothing(index_elements=["name"]))
+
+
 def epoch(conn: sa.Connection) -> int:
     """Return the newest epoch that was claimed, 0 without any."""
     return int(conn.execute(sa.select(meta.c.number).where(meta.c.name == "epoch")).scalar() or 0)

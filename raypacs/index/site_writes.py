@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from raypacs.index import site
+from collections.abc import Iterable
+
+from raypacs.index import reinventory, site
+from raypacs.index.reinventory import Place
 from raypacs.index.writing import Writing
+from raypacs.records import PreparedSeries
 
 
 class SiteWrites(Writing):
@@ -28,3 +32,27 @@ class SiteWrites(Writing):
         """Switch deletions and sweeps on again; ``detail`` counts what was found."""
         with self.transaction(now, durable=True) as txn:
             site.reconciled(txn, detail)
+
+    def agree(
+        self,
+        study_uid: str,
+        now: float,
+        *,
+        adopted: Iterable[PreparedSeries] = (),
+        lost_packs: Iterable[Place] = (),
+        doomed: Iterable[Place] = (),
+        grace_s: float = 0.0,
+    ) -> None:
+        """Adopt packs, forget lost ones, make a study's sums anew; ``doomed`` objects go later."""
+        with self.transaction(now) as txn:
+            for place in lost_packs:
+                reinventory.forget_pack(txn, study_uid, place)
+            for pack in adopted:
+                reinventory.adopt_pack(txn, pack)
+            reinventory.recount_study(txn, study_uid)
+            reinventory.doom(txn, study_uid, doomed, due_s=now + grace_s)
+
+    def recount_ledger(self, now: float) -> dict[str, int]:
+        """Make the bytes used per tier anew; return by how much each was wrong."""
+        with self.transaction(now, durable=True) as txn:
+            return reinventory.recount_ledger(txn)

@@ -81,6 +81,7 @@ class SealDuties(TierDuties):
 
     def _plan(self, study_uid: str) -> _Planned | None:
         rows = self._reader.instance_rows(study_uid)
+        described = self._reader.series_attributes(study_uid)
         refs: list[ManifestRef] = []
         data: dict[str, bytes] = {}
         for series_uid, ours in rows.items():
@@ -88,7 +89,7 @@ class SealDuties(TierDuties):
             if tier is None:
                 return None
             path = layout.manifest(study_uid, series_uid, layout.new_token())
-            data[path] = manifest.encode(study_uid, series_uid, ours)
+            data[path] = manifest.encode(study_uid, series_uid, ours, described.get(series_uid, {}))
             refs.append(ManifestRef(study_uid, series_uid, tier.name, path, len(data[path])))
         return _Planned(Sealing(study_uid, rows, tuple(refs)), data) if refs else None
 

@@ -1,9 +1,9 @@
 """What a sealed series consists of: one object on a tier instead of a row per instance.
 
-gzip of JSON lines: a header with the version, the study, the series, and the names of the columns;
-one list of values per instance, in the order of the series; a last line with the SHA-256 of all
-lines before it (``docs/manifest-format.md``). Manifests are never changed: a series that grows gets
-another one, at another path.
+gzip of JSON lines: a header with the version, the study, the series, their attributes and the names
+of the columns; one list of values per instance, in the order of the series; a last line with the
+SHA-256 of all lines before it (``docs/manifest-format.md``). Manifests are never changed: a series
+that grows gets another one, at another path.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +28,14 @@ _LEVEL = 6
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A decoded manifest: ``values`` holds one tuple per instance, in the order of ``columns``."""
+    """A decoded manifest: ``values`` holds one tuple per instance, in the order of ``columns``.
+
+    ``attributes`` maps keywords to text: those of the study and the series, as the index had them.
+    """
 
     study_uid: str
     series_uid: str
+    attributes: dict[str, str]
     columns: tuple[str, ...]
     values: tuple[tuple[Any, ...], ...]
 
@@ -40,7 +44,9 @@ class Manifest:
         return [dict(zip(self.columns, one, strict=True)) for one in self.values]
 
 
-def encode(study_uid: str, series_uid: str, rows: Sequence[dict[str, Any]]) -> bytes:
+def encode(
+    study_uid: str, series_uid: str, rows: Sequence[dict[str, Any]], attributes: Mapping[str, str]
+) -> bytes:
     """Return the manifest of a series; ``rows`` are its instances, each with the same columns."""
     columns = list(rows[0]) if rows else []
     header = {
@@ -48,6 +54,7 @@ def encode(study_uid: str, series_uid: str, rows: Sequence[dict[str, Any]]) -> b
         "version": VERSION,
         "study_uid": study_uid,
         "series_uid": series_uid,
+        "attributes": dict(attributes),
         "instances": len(rows),
         "columns": columns,
     }
@@ -74,6 +81,7 @@ def decode(data: bytes) -> Manifest:
         return Manifest(
             header["study_uid"],
             header["series_uid"],
+            dict(header["attributes"]),
             tuple(header["columns"]),
             tuple(tuple(one) for one in values),
         )

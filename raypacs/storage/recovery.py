@@ -85,11 +85,11 @@ class _Marked:
         for info in self._tier.walk(layout.study_prefix(self._marked)):
             if layout.is_manifest(info.path):
                 continue
-            known = self._ports.known(_sop_uid(info.path))
+            known = self._ports.known(sop_uid_of(info.path))
             if known is not None and known[2] == info.path:
                 continue
             try:
-                yield _describe(self._tier, info)
+                yield describe_stored(self._tier, info)
             except MalformedInstance as exc:
                 self._quarantine(info, str(exc))
             except NotFound:
@@ -103,7 +103,7 @@ class _Marked:
             if not info.path.endswith(".dcm"):
                 continue
             try:
-                self._ports.aside(_describe_aside(self._tier, info))
+                self._ports.aside(describe_aside(self._tier, info))
             except NotFound:
                 continue
             except TierUnavailable as exc:
@@ -151,12 +151,17 @@ class _Marked:
             self._tier.delete(info.path)
 
 
-def _sop_uid(path: str) -> str:
+def sop_uid_of(path: str) -> str:
     """SOP Instance UID from a path ``.../{SOP}.{token}.dcm``, '' where there is none."""
     return path.rpartition("/")[2].rpartition(".")[0].rpartition(".")[0]
 
 
-def _describe(tier: Tier, info: ObjectInfo) -> InstanceRecord:
+def describe_stored(tier: Tier, info: ObjectInfo) -> InstanceRecord:
+    """Describe an instance as received, from its bytes.
+
+    Raises:
+        MalformedInstance, NotFound, TierUnavailable.
+    """
     data = tier.read(info.path)
     part10 = split_part10(data)
     return describe(
@@ -172,7 +177,7 @@ def _describe(tier: Tier, info: ObjectInfo) -> InstanceRecord:
     )
 
 
-def _describe_aside(tier: Tier, info: ObjectInfo) -> AsideRecord:
+def describe_aside(tier: Tier, info: ObjectInfo) -> AsideRecord:
     """Describe an object kept aside from its path, its bytes and the reason beside it."""
     data = tier.read(info.path)
     try:
@@ -195,7 +200,7 @@ def _describe_aside(tier: Tier, info: ObjectInfo) -> AsideRecord:
             outcome=Outcome.CONFLICT,
             reason=CONFLICT_REASON,
             study_uid=layout.marked_by(info.path),
-            sop_instance_uid=_sop_uid(info.path),
+            sop_instance_uid=sop_uid_of(info.path),
         )
     try:
         told = dict(json.loads(tier.read(layout.quarantine_reason(info.path))))

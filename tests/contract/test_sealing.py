@@ -352,20 +352,25 @@ class TestUnbounded:
 class TestManifest:
     def test_comes_back_as_it_was(self) -> None:
         told = [{"a": "x\u2028\n", "b": None, "c": {"k": "é"}}, {"a": "", "b": 1.5, "c": True}]
-        found = decode(encode("1.2", "1.3", told))
+        found = decode(encode("1.2", "1.3", told, {"PatientID": "é"}))
         assert found.rows() == told
         assert (found.study_uid, found.series_uid) == ("1.2", "1.3")
-        assert decode(encode("1.2", "1.3", [])).rows() == []
+        assert found.attributes == {"PatientID": "é"}
+        assert decode(encode("1.2", "1.3", [], {})).rows() == []
 
     def test_any_damage_is_seen(self) -> None:
-        good = encode("1.2", "1.3", [{"a": number} for number in range(50)])
-        for at in range(0, len(good), 7):
-            if at in (3, 4, 5, 6, 7, 8, 9):  # flags, time and system of the gzip header
-                continue
+        good = encode("1.2", "1.3", [{"a": number} for number in range(50)], {})
+        found = decode(good)
+        seen = 0
+        for at in range(len(good)):
             bad = bytearray(good)
             bad[at] ^= 0x10
-            with pytest.raises(ManifestCorrupt):
-                decode(bytes(bad))
+            try:
+                # Some bits of gzip mean nothing: its time, what pads the last byte.
+                assert decode(bytes(bad)) == found
+            except ManifestCorrupt:
+                seen += 1
+        assert seen > len(good) - 12
         with pytest.raises(ManifestCorrupt):
             decode(good[:-3])
         with pytest.raises(ManifestCorrupt):
