@@ -143,6 +143,8 @@ class Dispatcher:
             for token in answer.stop:
                 if token in self._items:
                     self._items[token].stop("the master says so")
+        if self._draining.is_set():
+            return  # leases that came too late are given to others when this node has left
         for lease in answer.leases:
             self._begin(lease, good_until)
 
@@ -156,10 +158,16 @@ class Dispatcher:
     # Working
 
     def _work(self, item: LeasedItem) -> None:
+        try:
+            self._attempt(item)
+        finally:
+            # Whatever happened: an item that is named in polls is renewed for ever.
+            self._forget(item)
+
+    def _attempt(self, item: LeasedItem) -> None:
         """Work on an item to its end, report, and remove what the attempt leaves behind."""
         lease = item.lease
         run = RUNS[lease.kind](lease, self._site())
-        reported = False
         try:
             result = guarded(run.run, item)
             item.cancel()  # of an attempt that broke off, nothing goes on
@@ -168,21 +176,17 @@ class Dispatcher:
             if result.error:
                 _log.error("not done", extra={"item": lease.item_id, "why": result.error})
             item.begin_report()
-            state = self._reporter.report(lease, result)
-            reported = True
-            _log.debug("reported", extra={"item": lease.item_id, "state": state})
+            self._reporter.report(lease, result)
         except StaleLease as exc:
             _log.warning("stopped", extra={"item": lease.item_id, "why": str(exc)})
             item.cancel()
+            self._clean_up(run, lease, reported=False)
         except MasterUnavailable as exc:
             # The report may count all the same: only the sweep of dead attempts may tell.
             _log.error("item lost", extra={"item": lease.item_id, "why": str(exc)})
-            self._forget(item)
-            return
-        if reported:
-            self._forget(item)
-        self._clean_up(run, lease, reported=reported)
-        self._forget(item)
+        else:
+            self._forget(item)  # nothing waits for parts to be removed
+            self._clean_up(run, lease, reported=True)
 
     def _clean_up(self, run: Run, lease: Lease, *, reported: bool) -> None:
         try:

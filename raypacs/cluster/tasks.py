@@ -25,19 +25,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypacs import logs
 from raypacs.config import Bootstrap
-from raypacs.errors import (
-    PackCorrupt,
-    RaypacsError,
-    StaleEpoch,
-    StaleLease,
-    TierFull,
-    TierUnavailable,
-)
+from raypacs.errors import RaypacsError, StaleLease
+from raypacs.policy.retry import After, after
 from raypacs.work import prepare, source
 from raypacs.work.run import TaskFailure
 
 _log = logging.getLogger("raypacs.cluster.tasks")
-_NOT_RETRYABLE = (PackCorrupt, StaleEpoch, StaleLease)
 # The process that ran a task is gone, which says nothing about the task.
 _DEATHS = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, LocalRayletDiedError)
 
@@ -52,16 +45,13 @@ def guarded(function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
     except StaleLease:
         raise
-    except (TierFull, TierUnavailable) as exc:
-        what = "room" if isinstance(exc, TierFull) else "a tier"
-        _log.warning("task waits for %s", what, extra={"why": str(exc)})
-        return TaskFailure(f"waits for {what}: {exc}", True, waits=True)
-    except RaypacsError as exc:
-        _log.warning("task failed: %s", type(exc).__name__, extra={"why": str(exc)})
-        return TaskFailure(f"{type(exc).__name__}: {exc}", not isinstance(exc, _NOT_RETRYABLE))
     except Exception as exc:  # noqa: BLE001 - the task wrapper
-        _log.exception("task failed")
-        return TaskFailure(f"{type(exc).__name__}: {exc}", True)
+        then, what = after(exc)
+        unforeseen = not isinstance(exc, RaypacsError)
+        _log.warning("task failed", extra={"why": repr(exc), "then": then}, exc_info=unforeseen)
+        if then is After.WAIT:
+            return TaskFailure(f"waits for {what}: {exc}", True, waits=True)
+        return TaskFailure(f"{type(exc).__name__}: {exc}", then is After.TRY)
 
 
 @ray.remote(num_cpus=1, max_retries=0)

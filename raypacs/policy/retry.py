@@ -5,16 +5,53 @@ chance, so that items that failed together do not return together, and each dela
 the one before.
 
 An attempt that found no room, or whose node died, says nothing about the item: it does not count,
-and the item is never given up for it.
+and the item is never given up for it. Which error means what is the table ``_AFTER``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+from raypacs.errors import (
+    ConfigError,
+    ManifestCorrupt,
+    MasterUnavailable,
+    PackCorrupt,
+    StaleEpoch,
+    TierFull,
+    TierUnavailable,
+)
 
 _LEAST_SHARE = 0.75
 # Room may come at any moment: longer than this nobody should wait after it did.
 _LONGEST_WAIT_S = 30.0
+
+
+class After(StrEnum):
+    """What follows an attempt that broke off."""
+
+    TRY = "try"  # another try, until there are no more
+    WAIT = "wait"  # the error says nothing about the item, so the attempt does not count
+    GIVE_UP = "give up"  # the same would happen again
+
+
+# Error type to what follows, and what is waited for; the first that fits decides.
+_AFTER: tuple[tuple[type[Exception], After, str], ...] = (
+    (TierFull, After.WAIT, "room"),
+    (TierUnavailable, After.WAIT, "a tier"),
+    (ConfigError, After.WAIT, "other settings"),
+    (MasterUnavailable, After.WAIT, "the index"),
+    (PackCorrupt, After.GIVE_UP, ""),
+    (ManifestCorrupt, After.GIVE_UP, ""),
+    (StaleEpoch, After.GIVE_UP, ""),
+    (Exception, After.TRY, ""),
+)
+
+
+def after(error: Exception) -> tuple[After, str]:
+    """Return what follows an attempt that broke off with ``error``, and what it waits for."""
+    return next((then, what) for kind, then, what in _AFTER if isinstance(error, kind))
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ def no_litter(node: Node) -> bool:
         info.path
         for tier in settings.tiers
         for info in open_tier(tier).walk()
-        if not info.path.startswith(("epochs/", "intake/", "conflicts/", "quarantine/"))
+        if not info.path.startswith(("epochs/", "site/", "intake/", "conflicts/", "quarantine/"))
     }
     index.close()
     return found == known

@@ -10,7 +10,17 @@ from ray.exceptions import OutOfMemoryError, TaskCancelledError, WorkerCrashedEr
 
 from raypacs.cluster import tasks
 from raypacs.cluster.tasks import TaskFailure
-from raypacs.errors import NotFound, PackCorrupt, StaleLease, TierFull, TierUnavailable
+from raypacs.errors import (
+    ConfigError,
+    IndexUnavailable,
+    ManifestCorrupt,
+    NotFound,
+    PackCorrupt,
+    StaleLease,
+    StudySealed,
+    TierFull,
+    TierUnavailable,
+)
 from raypacs.work import prepare, source
 
 
@@ -23,12 +33,19 @@ def fails(error: BaseException) -> None:
     [
         (TierFull("web1"), TaskFailure("waits for room: web1", True, waits=True)),
         (TierUnavailable("web1"), TaskFailure("waits for a tier: web1", True, waits=True)),
+        (IndexUnavailable("away"), TaskFailure("waits for the index: away", True, waits=True)),
+        (ConfigError("a"), TaskFailure("waits for other settings: a", True, waits=True)),
+        (ManifestCorrupt("a"), TaskFailure("ManifestCorrupt: a", False)),
+        (StudySealed("a"), TaskFailure("StudySealed: a", True)),
+        (OSError(5, "I/O"), TaskFailure("OSError: [Errno 5] I/O", True)),
         (NotFound("part"), TaskFailure("NotFound: part", True)),
         (PackCorrupt("part"), TaskFailure("PackCorrupt: part", False)),
         (ZeroDivisionError("by 0"), TaskFailure("ZeroDivisionError: by 0", True)),
     ],
 )
-def test_a_failure_says_if_it_waits(error: Exception, expected: TaskFailure) -> None:
+def test_the_type_of_an_error_decides_if_it_is_tried_again(
+    error: Exception, expected: TaskFailure
+) -> None:
     assert tasks.guarded(fails, error) == expected
 
 

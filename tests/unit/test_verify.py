@@ -145,7 +145,7 @@ def test_what_was_replaced_or_deleted_meanwhile_is_not_told(stored: Stored) -> N
 
 def test_a_damaged_or_missing_manifest_fails(stored: Stored) -> None:
     place = ("image1", "studies/1.2.3/1.2.3.4/manifest")
-    stored.store.image.put_durable(place[1], manifest.encode("1.2.3", "1.2.3.4", []))
+    stored.store.image.put_durable(place[1], manifest.encode("1.2.3", "1.2.3.4", [], {}))
     sealed = site(stored.store.settings, stored.instances, manifests=[place])
     assert VerifyRun(LEASE, sealed).run(InlineTasks()) == WorkResult()
 
