@@ -38,6 +38,7 @@ from raypacs.work.kinds import RUNS
 
 _log = logging.getLogger("raypacs.cluster.node")
 HEARTBEAT_S = 2.0
+WATCH_EVERY_S = 2.0
 ACTOR_START_S = 120.0
 
 
@@ -118,6 +119,9 @@ class _Node:
         self._starts: dict[str, tuple[Any, ...]] = {}
         self._ports: dict[str, int] = {}
         self._problems: tuple[str, ...] = ()
+        self._leaving = threading.Event()
+        self._beats = threading.Thread(target=self._beat_for_ever, name="heartbeat", daemon=True)
+        self._refused: ConfigError | None = None
 
     def start(self) -> dict[str, Any]:
         """Bring the services up in the order in which they need each other."""
@@ -131,6 +135,7 @@ class _Node:
             joining.declare(self._bootstrap)
         # First of all: a new boot ends the leases and grants of this node's earlier life.
         self._see()
+        self._beats.start()
         _, settings = self._master.call("settings")
         # What an earlier life of this node answered 'stored' is registered before anyone asks.
         earlier = boot_prefix(self._bootstrap)
@@ -233,25 +238,32 @@ class _Node:
             "data_dir": str(self._bootstrap.data_dir.absolute()),
         }
 
+    def _beat_for_ever(self) -> None:
+        """Send heartbeats, apart from what may take its time: starting or asking the services."""
+        while not self._leaving.wait(HEARTBEAT_S):
+            try:
+                self._see()
+            except ConfigError as exc:
+                self._refused = exc
+                return
+            except (RaypacsError, RayError) as exc:  # the next heartbeat may succeed
+                _log.warning("no heartbeat", extra={"why": str(exc)[:500]})
+
     def watch(self, stop: threading.Event) -> None:
-        """Send heartbeats, start again what Ray has restarted, until told to stop.
+        """Start again what Ray has restarted, until told to stop.
 
         Raises:
             NodeNotRunning: Ray ended under this node.
             ConfigError: the cluster refuses it.
         """
-        while not stop.wait(HEARTBEAT_S):
+        while not stop.wait(WATCH_EVERY_S):
+            if self._refused is not None:
+                raise self._refused
             if not self._ray.alive():
                 raise NodeNotRunning(
                     "Ray ended under this node: it was killed, or the cluster declared it dead",
                     hint="start the node again; systemd does with Restart=always",
                 )
-            try:
-                self._see()
-            except ConfigError:
-                raise
-            except (RaypacsError, RayError) as exc:  # the next heartbeat may succeed
-                _log.warning("no heartbeat", extra={"why": str(exc)[:500]})
             for name, actor in self._actors.items():
                 try:
                     ray.get(actor.start.remote(*self._starts[name]), timeout=ACTOR_START_S)
@@ -264,13 +276,20 @@ class _Node:
 
     def stop(self) -> None:
         """Stop receiving, then working, then the master: nothing answered is left unregistered."""
+        self._leaving.set()
         if not self._ray.alive():
             return
         for name in ("listener", "gateway", "dispatcher"):
             actor = self._actors.get(name)
-            if actor is not None:
+            if actor is None:
+                continue
+            try:
                 ray.get(actor.stop.remote(), timeout=60)
                 _log.info("stopped", extra={"service": name})
+            except RayError as exc:  # it died: what it answered is registered at the next start
+                _log.warning("service not stopped", extra={"service": name, "why": str(exc)[:500]})
+        if self._beats.is_alive():
+            self._beats.join(HEARTBEAT_S)  # no heartbeat after the farewell
         try:
             MasterHandle(retry_for_s=5.0).call("node_left", self._bootstrap.name, self._boot)
         except RaypacsError as exc:

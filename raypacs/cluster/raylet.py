@@ -15,10 +15,12 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,14 @@ JOIN_S = 90.0
 GONE_S = 10.0
 _BLOCKS = "will now block forever"  # what `ray start --block` says when all is up
 _SLOTS = 1_000  # of the master's resource: more masters than there ever are
+# Named, the raylet does not wait for its agents to choose them: it dies when that takes them 15 s,
+# as it does on a busy machine.
+_AGENT_PORTS = (
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "runtime-env-agent-port",
+    "metrics-export-port",
+)
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
@@ -165,7 +175,7 @@ class RayNode:
             "object-store-memory": str(bootstrap.object_store_bytes),
             "resources": json.dumps(_resources(bootstrap)),
             "include-log-monitor": "false",
-            "dashboard-agent-listen-port": "0",
+            **dict(zip(_AGENT_PORTS, map(str, _free_ports(len(_AGENT_PORTS))), strict=True)),
         }
         if bootstrap.ray_host:
             options["node-ip-address"] = bootstrap.ray_host
@@ -176,6 +186,15 @@ class RayNode:
 
 def _resources(bootstrap: Bootstrap) -> dict[str, float]:
     return {master_resource(bootstrap): _SLOTS} if "master" in bootstrap.roles else {}
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return TCP ports that are free now, all different."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _family() -> list[psutil.Process]:
