@@ -8,12 +8,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.prompt import Confirm
 from rich.table import Table
 
 from raypacs.cli import selection
 from raypacs.cli.selection import Selection
-from raypacs.cli.session import Exit, Json, Session, columns, moment, session_of
+from raypacs.cli.session import Exit, Json, Session, agreed, columns, moment, session_of
 from raypacs.client import Client
 from raypacs.errors import ConfigError, IllegalTransition, NotFound
 
@@ -223,12 +222,7 @@ def _carry_out(
 
 def _ask(session: Session, order: str, count: dict[str, Any]) -> None:
     least = "" if count["total_is_exact"] else "at least "
-    question = f"{order.capitalize()} {least}{count['total']:,} items?"
-    try:
-        agreed = Confirm.ask(question, console=session.stderr, default=False)
-    except EOFError:
-        raise ConfigError("nobody there to ask", hint="--yes does it without asking") from None
-    if not agreed:
+    if not agreed(session, f"{order.capitalize()} {least}{count['total']:,} items?"):
         raise typer.Exit(Exit.FAILED)
 
 

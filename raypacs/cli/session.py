@@ -20,10 +20,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.prompt import Confirm
 from rich.table import Table
 
 from raypacs.client import Client, find_url
 from raypacs.config import Bootstrap, load_bootstrap
+from raypacs.errors import ConfigError
 
 DEFAULT_CONFIG = Path("raypacs.toml")
 
@@ -99,6 +101,18 @@ def session_of(context: typer.Context, as_json: bool = False) -> Session:
         raise RuntimeError("the command line was entered without its main command")
     session.json = session.json or as_json
     return session
+
+
+def agreed(session: Session, question: str) -> bool:
+    """Ask on standard error; no is the default.
+
+    Raises:
+        ConfigError: there is nobody to ask.
+    """
+    try:
+        return Confirm.ask(question, console=session.stderr, default=False)
+    except EOFError:
+        raise ConfigError("nobody there to ask", hint="--yes does it without asking") from None
 
 
 def _who() -> str:

@@ -15,10 +15,9 @@ import typer
 from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
-from rich.prompt import Confirm
 
 from raypacs import layout
-from raypacs.cli.session import Exit, Json, Session, amount, columns, moment, session_of
+from raypacs.cli.session import Exit, Json, Session, agreed, amount, columns, moment, session_of
 from raypacs.client import Client
 from raypacs.dicom import split_part10
 from raypacs.errors import ConfigError, RaypacsError
@@ -216,11 +215,8 @@ def delete(
         row = facts(client.study(study)["study"])
         what = f"{row.get('PatientName', '')} {row.get('StudyDate', '')} ({study})"
         objects = row.get("NumberOfStudyRelatedInstances") or row.get("instance_count", "?")
-        if not yes and not Confirm.ask(
-            f"Delete {escape(what.strip())} with {objects} objects from every cache?",
-            console=session.stderr,
-            default=False,
-        ):
+        question = f"Delete {escape(what.strip())} with {objects} objects from every cache?"
+        if not yes and not agreed(session, question):
             raise typer.Exit(Exit.FAILED)
         told = client.delete_study(study)
     session.emit(told, f"deleted {study} ({told.get('deleted_objects', '?')} objects)")
