@@ -137,9 +137,9 @@ class Dispatcher:
 
     def _obey(self, answer: Assignment, good_until: float) -> None:
         with self._lock:
-            for token, _ in answer.renewed:
+            for token, expires_at_s in answer.renewed:
                 if token in self._items:
-                    self._items[token].renewed(good_until)
+                    self._items[token].renewed(expires_at_s, good_until)
             for token in answer.stop:
                 if token in self._items:
                     self._items[token].stop("the master says so")

@@ -26,14 +26,15 @@ _orders = itertools.count()
 class LeasedItem:
     """A lease, how long it is good, and the tasks of its work (``work.run.Tasks``).
 
-    ``good_until`` is ``time.monotonic()`` seconds: the clock of the master may be another. One
-    thread works on the item and calls what ``Tasks`` has; the others are for any thread.
+    ``good_until`` is ``time.monotonic()`` seconds: the clock of the master may be another, and of
+    its times only the differences are of use here. One thread works on the item and calls what
+    ``Tasks`` has; the others are for any thread.
     """
 
     def __init__(self, lease: Lease, pool: TaskPool, good_until: float) -> None:
         self.lease = lease
         self._pool = pool
-        self._good_until = good_until
+        self._given_until = self._good_until = good_until
         self._lock = threading.Lock()
         self._stopped = ""
         self._reporting = False
@@ -44,9 +45,10 @@ class LeasedItem:
 
     # The lease
 
-    def renewed(self, good_until: float) -> None:
-        """Note that the lease is good for longer."""
-        self._good_until = max(self._good_until, good_until)
+    def renewed(self, expires_at_s: float, at_most: float) -> None:
+        """Note when the lease expires by the master's clock; by ours ``at_most`` then."""
+        gained_s = expires_at_s - self.lease.expires_at_s
+        self._good_until = max(self._good_until, min(self._given_until + gained_s, at_most))
 
     def stop(self, why: str) -> None:
         """End the work, unless it is being reported: then the answer to the report decides."""

@@ -214,27 +214,28 @@ def test_work_that_cannot_be_renewed_ends(
     node._reader.settings = lambda: (1, Settings().model_copy(update={"lease_s": 0.3}))
     master.give(LEASE)
     node.start()  # no answer renews it
-    master.wait(lambda: master.polls[-1].running)
     assert work.cleaned_up.wait(PATIENCE_S)
     assert work.cleaned == [(LEASE.token, False)]
     assert master.reports == []
 
 
 def test_renewed_work_goes_on(node: Dispatcher, master: Master, work: Work) -> None:
-    node._reader.settings = lambda: (1, Settings().model_copy(update={"lease_s": 0.3}))
+    lease_s = 2.0
+    node._reader.settings = lambda: (1, Settings().model_copy(update={"lease_s": lease_s}))
     master.give(LEASE)
-    call = master.call
+    call, begun_s = master.call, time.monotonic()
 
     def renewing(event: str, *args: Any) -> Any:
         answer = call(event, *args)
         if event == "poll":
-            renewed = tuple((token, time.time() + 0.3) for _, token in args[0].running)
+            expires_at_s = LEASE.expires_at_s + time.monotonic() - begun_s
+            renewed = tuple((token, expires_at_s) for _, token in args[0].running)
             return replace(answer, renewed=renewed)
         return answer
 
     master.call = renewing  # type: ignore[method-assign]
     node.start()
-    master.wait(lambda: sum(bool(poll.running) for poll in master.polls) > 120)
+    master.wait(lambda: time.monotonic() > begun_s + 1.5 * lease_s)
     work.go.set()
     master.wait(lambda: master.reports)
     assert master.reports == [(LEASE, WorkResult())]

@@ -106,10 +106,27 @@ def test_a_lease_that_was_not_renewed_in_time_is_lost(pool: TaskPool) -> None:
     item = leased(pool, for_s=-1.0)
     with pytest.raises(StaleLease):
         item.begin_report()
-    item = leased(pool, for_s=-1.0)
-    item.renewed(time.monotonic() + FAR_S)
+    item = leased(pool, for_s=-1.0, expires_at_s=50.0)
+    item.renewed(50.0 + FAR_S, time.monotonic() + FAR_S)
     item.check()
     item.begin_report()
+
+
+@pytest.mark.parametrize(
+    ("expires_at_s", "at_most_s"),
+    [
+        (50.0, FAR_S),  # it was young enough: the master wrote nothing
+        (50.0 - 7200.0, FAR_S),  # another master, whose clock is behind
+        (50.0 + 7200.0, -0.5),  # whose clock is ahead
+    ],
+)
+def test_a_renewal_is_good_for_what_the_master_added_and_no_longer(
+    pool: TaskPool, expires_at_s: float, at_most_s: float
+) -> None:
+    item = leased(pool, for_s=-1.0, expires_at_s=50.0)
+    item.renewed(expires_at_s, time.monotonic() + at_most_s)
+    with pytest.raises(StaleLease):
+        item.check()
 
 
 def test_the_answer_to_a_report_decides_and_no_stop(pool: TaskPool) -> None:
