@@ -14,13 +14,14 @@ import sqlalchemy as sa
 from raypacs import layout
 from raypacs.errors import InvalidQuery, ManifestCorrupt, NotFound, StudySealed, TierUnavailable
 from raypacs.index import sealed_reader
+from raypacs.index.engine import open_engine
 from raypacs.index.schema import asides, delete_intents, instances
-from raypacs.index.sealing import ManifestRef, Sealing
+from raypacs.index.sealing import ManifestRef, Sealing, due
 from raypacs.master import DELETE_GRACE_S
 from raypacs.records import Outcome
 from raypacs.storage.manifest import decode, encode
 from tests.factories import instance_record
-from tests.real_site import RealSite
+from tests.real_site import RealSite, T
 from tests.web_world import image_file
 
 STUDY, OTHER = "1.2.3", "1.2.4"
@@ -191,6 +192,19 @@ class TestSealed:
         (tmp_path / "away").rename(tmp_path / "image")
         site.seal()
         assert rows(site) == 0
+
+
+def test_sealed_studies_are_not_looked_at_again(sqlite_url: str) -> None:
+    """A million of them must not cost the master anything each second."""
+    engine = open_engine(sqlite_url)
+    asked: list[tuple[str, Any]] = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *told: asked.append((told[2], told[3])))
+    with engine.connect() as conn:
+        due(conn, T, 1.0, limit=1, without=())
+        statement, values = asked[-1]
+        plan = conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
+    engine.dispose()
+    assert "USING INDEX ix_studies_unsealed" in plan[0][3]
 
 
 class TestGrowing:
