@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from raypacs.index import audit, ledger
+from raypacs.index import audit, ledger, settings
 from raypacs.index.engine import Txn, in_lists, insert_many
 from raypacs.index.items import current, find, find_where, move, move_many, stale
 from raypacs.index.queue import again_or_fail, unprepared_count
@@ -69,6 +69,14 @@ def _unfinished(
     if result.waits:
         delay_s = retry.wait_s(chance=chance)
         state = again_or_fail(txn, item, delay_s, error, attempt=item["attempt"] - 1, deaths=0)
+    elif result.died:
+        # Not buried, as an attempt is whose node died: packs of its that counted must stay.
+        deaths = item["deaths"] + 1
+        delay_s = retry.after_death_s(deaths, chance=chance)
+        if deaths >= settings.read(txn.conn)[1].max_deaths:
+            delay_s, error = None, f"{deaths} attempts in a row died; the last: {error}"
+        attempt = item["attempt"] - 1
+        state = again_or_fail(txn, item, delay_s, error, attempt=attempt, deaths=deaths)
     else:
         delay_s = retry.delay_s(item["attempt"], retryable=result.retryable, chance=chance)
         state = again_or_fail(txn, item, delay_s, error, deaths=0)
