@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from raypacs.index import halting, ledger, nodes, settings
+from raypacs.index import halting, ledger, nodes, settings, site
 from raypacs.index.schema import asides, delete_intents, meta, study_totals
 from raypacs.policy.forecast import WINDOW_S, fill_rate, hours_left
 
@@ -19,8 +19,8 @@ def status(conn: sa.Connection, now: float) -> dict[str, Any]:
 
     Keys: epoch, since_s, settings_version, nodes (list), tiers (list, in order), queue
     ({kind: {state: count}}), studies (received, prepared, waiting, failed), instances, aside
-    ({outcome: count}), deletes_pending. Sizes in bytes, times in seconds (UTC), ``hours_left`` and
-    ``fill_rate`` None without history.
+    ({outcome: count}), deletes_pending, reconcile (why nothing is deleted, or ''). Sizes in bytes,
+    times in seconds (UTC), ``hours_left`` and ``fill_rate`` None without history.
     """
     claimed = conn.execute(
         sa.select(meta.c.number, meta.c.at_s).where(meta.c.name == "epoch")
@@ -39,6 +39,7 @@ def status(conn: sa.Connection, now: float) -> dict[str, Any]:
         "deletes_pending": conn.execute(
             sa.select(sa.func.count()).select_from(delete_intents)
         ).scalar_one(),
+        "reconcile": site.read(conn).reconcile,
     }
 
 
