@@ -66,6 +66,62 @@ class RedisServer:
         self._process.wait(10)
 
 
+class Network:
+    """A bridge, and a network namespace for each node, linked to it. Root only.
+
+    PostgreSQL, Redis and the test are outside, on the bridge's own address.
+    """
+
+    def __init__(self, count: int, subnet: str = "10.213.71") -> None:
+        self._mark = f"rp{os.getpid() % 10_000}"
+        self._subnet, self._count = subnet, count
+        self.outside = f"{subnet}.1"
+
+    def address(self, number: int) -> str:
+        """Return the address of a node."""
+        return f"{self._subnet}.{number + 10}"
+
+    def prefix(self, number: int) -> tuple[str, ...]:
+        """Return what to put before a command so that it runs on that node."""
+        return ("ip", "netns", "exec", self._name(number))
+
+    def _name(self, number: int) -> str:
+        return f"{self._mark}n{number}"
+
+    def cut(self, number: int) -> None:
+        """Cut a node's link: to the others, to PostgreSQL and Redis; not to the disks."""
+        _ip("link", "set", f"{self._mark}v{number}", "down")
+
+    def heal(self, number: int) -> None:
+        """Give a node its link again."""
+        _ip("link", "set", f"{self._mark}v{number}", "up")
+
+    def __enter__(self) -> Network:
+        bridge = f"{self._mark}br"
+        _ip("link", "add", bridge, "type", "bridge")
+        _ip("addr", "add", f"{self.outside}/24", "dev", bridge)
+        _ip("link", "set", bridge, "up")
+        for number in range(self._count):
+            name, inner, outer = self._name(number), "eth0", f"{self._mark}v{number}"
+            _ip("netns", "add", name)
+            _ip("link", "add", outer, "type", "veth", "peer", "name", inner, "netns", name)
+            _ip("link", "set", outer, "master", bridge, "up")
+            _ip("-n", name, "addr", "add", f"{self.address(number)}/24", "dev", inner)
+            _ip("-n", name, "link", "set", inner, "up")
+            _ip("-n", name, "link", "set", "lo", "up")
+            _ip("-n", name, "route", "add", "default", "via", self.outside)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in range(self._count):
+            subprocess.run(["ip", "netns", "del", self._name(number)], check=False)
+        subprocess.run(["ip", "link", "del", f"{self._mark}br"], check=False)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
 @dataclass
 class Host:
     """One node: its folder and config, and its process while it runs."""
@@ -189,11 +245,13 @@ class Cluster:
     index_url: str
 
     def start(self, *numbers: int) -> None:
-        """Start these nodes (all by default) at once, and wait until they serve."""
-        chosen = [self.hosts[number] for number in numbers or range(len(self.hosts))]
-        for host in chosen:
+        """Start these nodes (all by default), each when the one before serves.
+
+        Not at once: a raylet gives its agents 15 s, which three starts on two cores may take.
+        """
+        for number in numbers or range(len(self.hosts)):
+            host = self.hosts[number]
             host.up()
-        for host in chosen:
             wait_for(host.ready, f"{host.name} to serve", START_S)
 
     def reader(self) -> IndexReader:
@@ -235,14 +293,20 @@ class Cluster:
 
 @contextmanager
 def cluster_of(
-    folder: Path, postgres: PostgresServer, count: int = 3, *, redis: bool = True, **values: Any
+    folder: Path,
+    postgres: PostgresServer,
+    count: int = 3,
+    *,
+    network: Network | None = None,
+    roles_of: dict[int, list[str]] | None = None,
 ) -> Iterator[Cluster]:
     """Configure ``count`` nodes with an empty index, and end what still runs of them.
 
-    ``values`` go into each raypacs.toml.
+    ``network``: each node in a namespace of its own. ``roles_of``: roles by number, all by default.
     """
     index_url = postgres.create(f"cluster_{os.getpid()}_{time.monotonic_ns()}")
-    server = RedisServer(folder, "127.0.0.1") if redis else None
+    outside = network.outside if network else "127.0.0.1"
+    server = RedisServer(folder, outside)
     head_port = free_port()
     token = folder / "ray-token"
     token.write_text("a" * 64)
@@ -251,22 +315,31 @@ def cluster_of(
     for number in range(count):
         home = folder / f"n{number + 1}"
         home.mkdir()
-        head = {"ray_port": head_port} | ({"ray_redis": server.address} if server else {})
+        address = network.address(number) if network else "127.0.0.1"
+        if number == 0:
+            place = {"ray_port": head_port, "ray_redis": server.address}
+            head_address = f"{address}:{head_port}"
+        else:
+            place = {"ray_address": head_address}
+        if network:
+            place |= {"host": address, "access": "open"}
+        if roles_of:
+            place["roles"] = roles_of[number]
         config = write_config(
             home,
             node_name=f"n{number + 1}",
             index_url=index_url,
             ray_token_path=str(token),
-            ray_host="127.0.0.1",
+            ray_host=address,
             cores=1,
             listener_processes=1,
             gateway_processes=1,
             dashboard=False,
             object_store_bytes=80 * 1024 * 1024,
-            **(head if number == 0 else {"ray_address": f"127.0.0.1:{head_port}"}),
-            **values,
+            **place,
         )
-        hosts.append(Host(f"n{number + 1}", config, home / "data"))
+        prefix = network.prefix(number) if network else ()
+        hosts.append(Host(f"n{number + 1}", config, home / "data", prefix))
     try:
         yield Cluster(folder, hosts, index_url)
     finally:
@@ -274,5 +347,4 @@ def cluster_of(
             if host.running():
                 host.thaw()
                 host.kill()
-        if server is not None:
-            server.stop()
+        server.stop()

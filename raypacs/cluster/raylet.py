@@ -15,12 +15,10 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +35,6 @@ JOIN_S = 90.0
 GONE_S = 10.0
 _BLOCKS = "will now block forever"  # what `ray start --block` says when all is up
 _SLOTS = 1_000  # of the master's resource: more masters than there ever are
-# Named, the raylet does not wait for its agents to choose them: it dies when that takes them 15 s,
-# as it does on a busy machine.
-_AGENT_PORTS = (
-    "dashboard-agent-listen-port",
-    "dashboard-agent-grpc-port",
-    "runtime-env-agent-port",
-    "metrics-export-port",
-)
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
@@ -83,10 +73,7 @@ class RayNode:
         if self._child is not None:
             self._child.terminate()
         _, alive = psutil.wait_procs(family, timeout=GONE_S)
-        for process in alive:
-            _log.warning("killing a leftover", extra={"pid": process.pid})
-            process.kill()
-        psutil.wait_procs(alive, timeout=GONE_S)
+        _end(alive)
         if self._bootstrap.clustered:
             shutil.rmtree(self._folder(), ignore_errors=True)
 
@@ -107,6 +94,7 @@ class RayNode:
                     raise
                 _log.warning("Ray did not start in time, trying again")
                 ray.shutdown()
+                _end(_family())  # what was half started is not Ray's to end, and has its port
 
     def _init_head(self) -> None:
         bootstrap = self._bootstrap
@@ -175,7 +163,7 @@ class RayNode:
             "object-store-memory": str(bootstrap.object_store_bytes),
             "resources": json.dumps(_resources(bootstrap)),
             "include-log-monitor": "false",
-            **dict(zip(_AGENT_PORTS, map(str, _free_ports(len(_AGENT_PORTS))), strict=True)),
+            "dashboard-agent-listen-port": "0",
         }
         if bootstrap.ray_host:
             options["node-ip-address"] = bootstrap.ray_host
@@ -188,13 +176,14 @@ def _resources(bootstrap: Bootstrap) -> dict[str, float]:
     return {master_resource(bootstrap): _SLOTS} if "master" in bootstrap.roles else {}
 
 
-def _free_ports(count: int) -> list[int]:
-    """Return TCP ports that are free now, all different."""
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+def _end(leftovers: list[psutil.Process]) -> None:
+    for process in leftovers:
+        _log.warning("killing a leftover", extra={"pid": process.pid})
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(leftovers, timeout=GONE_S)
 
 
 def _family() -> list[psutil.Process]:
