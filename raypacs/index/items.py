@@ -15,6 +15,8 @@ from raypacs.index.schema import dead_attempts, item_counts, work_items
 from raypacs.policy.queue import FINISHED, WAITING, Event, Priority, State, transition
 from raypacs.records import Lease
 
+_LONGEST_ERROR = 500
+
 
 def _state_in(states: Iterable[State]) -> sa.ColumnElement[bool]:
     # Literals, as in the partial indexes' conditions: with parameters no index would serve.
@@ -111,7 +113,7 @@ def change(txn: Txn, items: Sequence[sa.RowMapping], values: Sequence[Mapping[st
     """
     if not items:
         return
-    pairs = list(zip(items, values, strict=True))
+    pairs = [(item, _bounded(own)) for item, own in zip(items, values, strict=True)]
     moved: Counter[tuple[str, str]] = Counter()
     for item, own in pairs:
         moved[item["kind"], item["state"]] -= 1
@@ -127,6 +129,12 @@ def change(txn: Txn, items: Sequence[sa.RowMapping], values: Sequence[Mapping[st
             for (item, own), facet in zip(pairs, facets, strict=True)
         ],
     )
+
+
+def _bounded(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return ``values`` with an error text that an index on it can hold (PostgreSQL: 2.7 kB)."""
+    error = values.get("error", "")
+    return {**values, "error": error[:_LONGEST_ERROR]} if len(error) > _LONGEST_ERROR else values
 
 
 def write(txn: Txn, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -283,11 +283,16 @@ work_items = sa.Table(
     sa.Index("ix_work_items_held", "node", sqlite_where=_RUNNING, postgresql_where=_RUNNING),
     sa.Index("ix_work_items_study", "study_uid", "item_id"),
     sa.Index("ix_work_items_patient", "patient_id", "item_id"),
-    sa.Index("ix_work_items_facet", "facet_id", "item_id"),
-    sa.Index("ix_work_items_created", "created_s"),
-    sa.Index("ix_work_items_updated", "updated_s"),
+    sa.Index("ix_work_items_facet", "facet_id", "item_id", "created_s", "updated_s"),
+    sa.Index("ix_work_items_created", "created_s", "facet_id", "updated_s"),
+    sa.Index("ix_work_items_updated", "updated_s", "facet_id"),
     sa.Index("ix_work_items_bound", "wanted_node", sqlite_where=_BOUND, postgresql_where=_BOUND),
-    sa.Index("ix_work_items_error", "item_id", sqlite_where=_ERROR, postgresql_where=_ERROR),
+    sa.Index(
+        "ix_work_items_error",
+        *("error", "facet_id", "created_s", "updated_s"),
+        sqlite_where=_ERROR,
+        postgresql_where=_ERROR,
+    ),
 )
 
 # What the task list filters by and few values of which exist: the combinations there are, and how

@@ -127,7 +127,7 @@ def test_many_matches_are_said_to_be_at_least_so_many(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(task_list, "EXACT_TOTAL", 100)
-    monkeypatch.setattr(task_list, "_NEWEST", 3)
+    monkeypatch.setattr(task_list, "SCANNED", 3)
     page = queue.reader.tasks({"created_after": str(T)}, 5)
     assert (page["total"], page["total_is_exact"]) == (100, False)
     of_node = queue.reader.tasks({"node": "n2"}, 20)

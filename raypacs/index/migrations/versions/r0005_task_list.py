@@ -19,11 +19,11 @@ _NEW: dict[str, tuple[list[str], str]] = {
     "ix_work_items_held": (["node"], "state = 'IN PROCESS'"),
     "ix_work_items_study": (["study_uid", "item_id"], ""),
     "ix_work_items_patient": (["patient_id", "item_id"], ""),
-    "ix_work_items_facet": (["facet_id", "item_id"], ""),
-    "ix_work_items_created": (["created_s"], ""),
-    "ix_work_items_updated": (["updated_s"], ""),
+    "ix_work_items_facet": (["facet_id", "item_id", "created_s", "updated_s"], ""),
+    "ix_work_items_created": (["created_s", "facet_id", "updated_s"], ""),
+    "ix_work_items_updated": (["updated_s", "facet_id"], ""),
     "ix_work_items_bound": (["wanted_node"], "wanted_node <> ''"),
-    "ix_work_items_error": (["item_id"], "error <> ''"),
+    "ix_work_items_error": (["error", "facet_id", "created_s", "updated_s"], "error <> ''"),
 }
 
 
