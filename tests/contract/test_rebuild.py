@@ -441,3 +441,31 @@ def test_settings_can_be_given(down: Down, new_url: str) -> None:
     reader = IndexReader(new_url)
     assert reader.settings() == (1, given)
     reader.close()
+
+
+def test_on_postgresql(postgres_url: str, down: Down) -> None:
+    """A lost index on one host becomes an index for several; then an older one is reconciled."""
+    down.site.store(*files(), *files(OTHER), conflict())
+    down.site.prepare()
+    down.site.seal()
+    manifests = sum(
+        size for place, size in down.site.objects().items() if layout.is_manifest(place[1])
+    )
+    before = down.stop()
+    done = rebuild(down, postgres_url)
+    assert (done.counts.instances_from_manifests, done.counts.packs_adopted) == (12, 4)
+    site = down.start(postgres_url)
+    site.now = NOW + DELETE_GRACE_S
+    site.master.tick()
+    before["used"]["image1"] -= manifests
+    assert down.told() == before
+    site.seal()
+    pack = site.reader.locate(f"{STUDY}.1")[0]
+    site.tier("web1").delete(pack.pack_path)
+    site.close()
+    down.running = False
+    done = reconcile_index(down.boot(postgres_url), now=NOW, workers=1)
+    assert ([one.path for one in done.lost], done.counts.studies_reopened) == ([pack.pack_path], 1)
+    site = down.start(postgres_url)
+    assert len(site.reader.unprepared(STUDY)) == 3
+    assert site.balanced()
