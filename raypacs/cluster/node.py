@@ -175,10 +175,11 @@ class _Node:
             self._problems = answer.problems
             _log.warning("problems", extra={"problems": list(answer.problems)})
         if refused := refusals(answer.problems):
-            raise ConfigError(
+            self._refused = ConfigError(
                 f"the cluster refuses node {self._bootstrap.name}: {'; '.join(refused)}",
                 hint="give it the other nodes' index_url and ae_title, their version, its own name",
             )
+            raise self._refused
         if answer.take_master and self._mastership is not None:
             _log.info("taking the master")
             self._mastership.take()
@@ -243,9 +244,8 @@ class _Node:
         while not self._leaving.wait(HEARTBEAT_S):
             try:
                 self._see()
-            except ConfigError as exc:
-                self._refused = exc
-                return
+            except ConfigError:
+                return  # ``watch`` raises it
             except (RaypacsError, RayError) as exc:  # the next heartbeat may succeed
                 _log.warning("no heartbeat", extra={"why": str(exc)[:500]})
 
@@ -290,9 +290,13 @@ class _Node:
                 _log.warning("service not stopped", extra={"service": name, "why": str(exc)[:500]})
         if self._beats.is_alive():
             self._beats.join(HEARTBEAT_S)  # no heartbeat after the farewell
+        if self._refused is None:  # a refused node stays shown as such
+            self._say_farewell()
+        if self._mastership is not None:
+            self._mastership.leave()
+
+    def _say_farewell(self) -> None:
         try:
             MasterHandle(retry_for_s=5.0).call("node_left", self._bootstrap.name, self._boot)
         except RaypacsError as exc:
             _log.warning("not told that this node leaves", extra={"why": str(exc)[:500]})
-        if self._mastership is not None:
-            self._mastership.leave()
