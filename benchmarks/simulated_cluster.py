@@ -1,8 +1,8 @@
 """A day of a large site on a real master and index, with a thousand nodes that are simulated.
 
 The clock is virtual: nodes beat, poll, work and report when they would, modalities send as a
-hospital's day goes, some nodes die and come back. Each hour of the day is stood for by five minutes
-at its own rate (quick: by one), so that shares are those of the day. What is measured is the
+hospital's day goes, some nodes die and come back. Each hour of the day is stood for by some minutes
+at its own rate, so that shares are those of the day. What is measured is the
 processor time of the master by kind of event, as a share of one core. Ray's own cost of a call is
 not in it, nor the bytes.
 """
@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ _NODES, _NODES_QUICK = 1000, 100
 # In a whole day.
 _STUDIES, _STUDIES_QUICK = 50_000, 5_000
 # Seconds that stand for an hour.
-_HOUR_S, _HOUR_QUICK_S = 300.0, 60.0
+_HOUR_S, _HOUR_QUICK_S = 150.0, 60.0
 _DEATHS, _DEATHS_QUICK = 20, 2
 _INSTANCES = 20
 _CORES = 4
@@ -96,9 +97,9 @@ class _Cluster:
         """Let the day pass, and then what is left be done."""
         for node in self._nodes:
             self._beat(node)
-            self._at(self.now + self._chance.random() * 5, lambda node=node: self._poll(node))
+            self._at(self.now + self._chance.random() * 5, partial(self._poll, node))
         for number, at_s in enumerate(self._arrivals(studies)):
-            self._at(at_s, lambda number=number: self._arrive(number))
+            self._at(at_s, partial(self._arrive, number))
         for _ in range(deaths):
             self._at(self._chance.uniform(self.now, self.end_s), self._kill)
         self._tick()
@@ -136,15 +137,15 @@ class _Cluster:
 
     def _beat(self, node: _Node) -> None:
         if node.alive:
-            call = lambda: self.master.node_seen(node.info)  # noqa: E731
+            call = partial(self.master.node_seen, node.info)
             self.spent.measure("node_seen", call, times=_BEATS_MADE)
-            self._at(self.now + _BEAT_S * _BEATS_MADE, lambda: self._beat(node))
+            self._at(self.now + _BEAT_S * _BEATS_MADE, partial(self._beat, node))
 
     def _poll(self, node: _Node) -> None:
         if not node.alive:
             return
         after_s = self._ask(node)
-        self._at(self.now + after_s, lambda: self._poll(node))
+        self._at(self.now + after_s, partial(self._poll, node))
 
     def _ask(self, node: _Node) -> float:
         running = tuple((lease.item_id, token) for token, lease in node.held.items())
@@ -160,7 +161,7 @@ class _Cluster:
             self.waited_s.append(self.now - self._arrived_s[lease.study_uid])
             node.held[lease.token] = lease
             takes_s = self._chance.lognormvariate(0.0, _WORK_SIGMA) * _WORK_MEDIAN_S
-            self._at(self.now + takes_s, lambda lease=lease: self._done(node, lease))
+            self._at(self.now + takes_s, partial(self._done, node, lease))
         return float(answer.poll_after_s)
 
     def _done(self, node: _Node, lease: Lease) -> None:
@@ -179,7 +180,7 @@ class _Cluster:
         node = self._chance.choice(busy or self._nodes)
         node.alive = False
         node.held.clear()
-        self._at(self.now + _AWAY_S, lambda: self._back(node))
+        self._at(self.now + _AWAY_S, partial(self._back, node))
 
     def _back(self, node: _Node) -> None:
         number = next(self._order)
