@@ -7,6 +7,7 @@ new instances.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import sqlalchemy as sa
@@ -93,10 +94,9 @@ def _reported_before(txn: Txn, lease: Lease) -> State | None:
     which must never happen to packs that were taken over.
     """
     item = find(txn.conn, lease.item_id)
-    if item is None:
-        return None
-    state = State(item["state"])
-    if item["token"] == lease.token:
+    # An item may have left the task list since; then its packs tell.
+    state = State(item["state"]) if item is not None else State.COMPLETED
+    if item is not None and item["token"] == lease.token:
         return None if state == State.IN_PROCESS else state
     taken_over = txn.conn.execute(
         sa.select(packs.c.token)
@@ -245,8 +245,11 @@ def _summary(lease: Lease, result: WorkResult) -> dict[str, Any]:
         return told | ({"warning": result.warning} if result.warning else {})
     return told | {
         "packs": len(result.packs),
+        "tiers": sorted({pack.tier for pack in result.packs}),
         "instances": len(prepared),
         "copied": sum(one.form == "copied" for one in prepared),
+        "proven": sum(one.lossless_proven for one in prepared),
+        "reasons": dict(Counter(one.reason for one in prepared if one.reason)),
         "raw_bytes": sum(one.raw_bytes for one in prepared),
         "prepared_bytes": sum(pack.pack_bytes + pack.header_bytes for pack in result.packs),
         "seconds": sum(pack.seconds for pack in result.packs),

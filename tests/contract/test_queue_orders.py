@@ -159,6 +159,17 @@ class TestDeleteAndPriority:
         assert queue.reader.study("1.2")["state"] == "failed"
         assert queue.counts_are_right()
 
+    def test_a_report_told_again_after_its_item_was_deleted_keeps_its_packs(
+        self, queue: Queue
+    ) -> None:
+        """Who hears StaleLease removes what the attempt wrote."""
+        queue.quiet("1.1")
+        lease = queue.taken()
+        result = queue.prepared(lease)
+        assert queue.writer.report(lease, result, T) == State.COMPLETED
+        queue.writer.delete_items(Chosen({}), T)
+        assert queue.writer.report(lease, result, T + 1) == State.COMPLETED
+
     def test_a_priority_for_what_waits(self, queue: Queue) -> None:
         queue.item("1.1")
         queue.item("1.2", priority="low")
