@@ -39,8 +39,6 @@ EVENTS = frozenset(
         "register",
         "aside",
         "hint",
-        "lease",
-        "renew",
         "report",
         "report_many",
         "poll",
