@@ -302,7 +302,8 @@ def cluster_of(
 ) -> Iterator[Cluster]:
     """Configure ``count`` nodes with an empty index, and end what still runs of them.
 
-    ``network``: each node in a namespace of its own. ``roles_of``: roles by number, all by default.
+    ``network``: each node in a namespace of its own. ``roles_of``: roles by number; all but
+    listener where it is not given.
     """
     index_url = postgres.create(f"cluster_{os.getpid()}_{time.monotonic_ns()}")
     outside = network.outside if network else "127.0.0.1"
@@ -323,8 +324,7 @@ def cluster_of(
             place = {"ray_address": head_address}
         if network:
             place |= {"host": address, "access": "open"}
-        if roles_of:
-            place["roles"] = roles_of[number]
+        place["roles"] = roles_of[number] if roles_of else ["master", "worker", "gateway"]
         config = write_config(
             home,
             node_name=f"n{number + 1}",

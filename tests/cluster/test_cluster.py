@@ -87,18 +87,16 @@ def asked(host: Host, name: str = "n1") -> float:
     return time.monotonic() - begun
 
 
-FIGURES: list[dict[str, Any]] = []
-
-
 def measured(what: str, seconds: float) -> None:
     """Print a time, and keep it for the README's table."""
     print(f"\nfailover: {what}: {seconds:.1f} s")
-    FIGURES.append({
-        "name": what, "value": seconds, "unit": "s", "beside": None, "beside_value": None,
-        "ratio": None, "target": None, "holds": None, "n": 1, "spread": 0.0,
-    })  # fmt: skip
-    if path := os.environ.get("RAYPACS_FAILOVER_JSON"):
-        Path(path).write_text(json.dumps(FIGURES, indent=1), encoding="utf-8")
+    figure = {"name": what, "value": seconds, "unit": "s", "n": 1, "spread": 0.0}
+    figure |= dict.fromkeys(("beside", "beside_value", "ratio", "target", "holds"))
+    if told := os.environ.get("RAYPACS_FAILOVER_JSON"):
+        path = Path(told)
+        earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        others = [one for one in earlier if one["name"] != what]
+        path.write_text(json.dumps([*others, figure], indent=1), encoding="utf-8")
 
 
 def workers_of(cluster: Cluster) -> set[str]:
