@@ -30,7 +30,7 @@ from raypacs.config import Bootstrap
 from raypacs.errors import NodeNotRunning
 
 _log = logging.getLogger("raypacs.cluster.raylet")
-RAY_TRIES = 3
+RAY_TRIES = 5
 JOIN_S = 90.0
 GONE_S = 10.0
 _BLOCKS = "will now block forever"  # what `ray start --block` says when all is up
