@@ -30,6 +30,8 @@ from raypacs.index.schema import dead_attempts, nodes, studies, work_items
 from raypacs.policy.kinds import PREPARE, kind_of
 from raypacs.policy.queue import WAITING, Event, Priority, State
 
+_DUE_AT_ONCE = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -47,7 +49,10 @@ class Wish:
 
 
 def enqueue_due(txn: Txn) -> int:
-    """Make a PREPARE item for every study that became quiet; return how many were made."""
+    """Make PREPARE items for studies that became quiet; return how many were made.
+
+    At most so many in one call that the master is free again at once: the next call goes on.
+    """
     due = txn.conn.execute(
         sa.select(
             studies.c.study_uid,
@@ -56,6 +61,7 @@ def enqueue_due(txn: Txn) -> int:
         )
         .where(studies.c.prepare_due_s <= txn.now)
         .order_by(studies.c.prepare_due_s)
+        .limit(_DUE_AT_ONCE)
     ).all()
     quiet_s = settings.read(txn.conn)[1].quiet_s if due else 0.0
     made = 0
