@@ -34,7 +34,7 @@ def test_nodes_restarted_in_every_order(tmp_path: Path, postgres: PostgresServer
             with Client(cluster.hosts[0].url, patience_s=60) as client:
                 now, settings = client.settings()
                 assert (now, settings["quiet_s"]) == (version, quiet_s), order
-                assert {row["study_uid"] for row in client.studies()} == known, order
+                assert {row["StudyInstanceUID"] for row in client.studies()} == known, order
             master = cluster.master()
             assert master["epoch"] > epoch, order
             epoch = master["epoch"]
