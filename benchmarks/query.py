@@ -1,7 +1,7 @@
 """Searches at ten thousand and at a million studies: a page takes as long in both.
 
 The mix is fixed: the same kinds of question, asked about studies drawn at random (by a seed) from
-the site, for a page of 25. Every question is asked through ``IndexReader.search_studies``, as the
+the site, for a page of 10. Every question is asked through ``IndexReader.search_studies``, as the
 web edge does, by one process that asks nothing else. The fastest of a few asks of each question
 counts: what else the machine does is left out, what is slow about the question is not.
 """
@@ -26,7 +26,7 @@ from tests.postgres import postgres_server
 NAME = "query"
 DESCRIPTION = "search at 10 thousand and 1 million studies: p99 of each question, on both databases"
 
-PAGE = 25
+PAGE = 10
 SMALL = 10_000
 LARGE = 1_000_000
 RATIO = 1.5
