@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import dcmtk
+import hypothesis
 import pytest
 from nodes import demo, node  # noqa: F401 - session fixtures of every tier
 from postgres import (  # noqa: F401 - an index of one's own, on both databases
@@ -16,6 +17,10 @@ from postgres import (  # noqa: F401 - an index of one's own, on both databases
     sqlite_template,
     sqlite_url,
 )
+
+# No test asserts a wall-clock time, a slow example included.
+hypothesis.settings.register_profile("raypacs", deadline=None)
+hypothesis.settings.load_profile("raypacs")
 
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
