@@ -235,7 +235,7 @@ class NodeInfo:
     bootstrap_hash: str
     pid: int
     ray_node_id: str = ""
-    tiers: tuple[str, ...] = ()
-    """Names of the tiers it reaches."""
+    tiers: tuple[str, ...] | None = None
+    """Names of the tiers it reaches; None until it has looked for the first time."""
     kinds: tuple[str, ...] = ("PREPARE",)
     """Kinds of work it can do."""

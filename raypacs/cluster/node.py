@@ -133,6 +133,7 @@ class _Node:
             self._mastership.keep()
         if not self._bootstrap.ray_address:
             joining.declare(self._bootstrap)
+        self._reach.first()
         # First of all: a new boot ends the leases and grants of this node's earlier life.
         self._see()
         self._beats.start()
@@ -197,7 +198,7 @@ class _Node:
             bootstrap_hash=self._bootstrap.hash(),
             pid=os.getpid(),
             ray_node_id=ray.get_runtime_context().get_node_id(),
-            tiers=self._reach.tiers() if self._ports else self._reach.first(),
+            tiers=self._reach.tiers(),
             kinds=tuple(RUNS),
         )
 

@@ -26,17 +26,20 @@ class Reach:
         self._seen_s: dict[str, float] = {}
         self._looks: dict[str, threading.Thread] = {}
         self._next_s = 0.0
+        self._first_until_s: float | None = None
 
-    def first(self) -> tuple[str, ...]:
-        """Return the tiers that answer within a few seconds."""
+    def first(self) -> None:
+        """Look for the first time: wait until every tier answered, or a few seconds are over."""
         self.tiers()
         deadline = time.monotonic() + FIRST_S
         for look in list(self._looks.values()):
             look.join(max(0.0, deadline - time.monotonic()))
-        return self.tiers()
 
-    def tiers(self) -> tuple[str, ...]:
-        """Return the names of the tiers that carried this site's marker lately; begin new looks."""
+    def tiers(self) -> tuple[str, ...] | None:
+        """Return the names of the tiers that carried this site's marker lately; begin new looks.
+
+        None while the first look is not over: nobody knows yet.
+        """
         now = time.monotonic()
         if now >= self._next_s:
             self._next_s = now + EVERY_S
@@ -44,7 +47,18 @@ class Reach:
                 self._look()
             except RaypacsError as exc:
                 _log.warning("tiers not looked at", extra={"why": str(exc)})
+        if not self._looked():
+            return None
         return tuple(sorted(name for name, at_s in self._seen_s.items() if now - at_s < FRESH_S))
+
+    def _looked(self) -> bool:
+        """Whether every tier answered once, or had its time to."""
+        if self._first_until_s is None:
+            return False
+        hanging = any(look.is_alive() for look in self._looks.values())
+        if not hanging:
+            self._first_until_s = 0.0
+        return time.monotonic() >= self._first_until_s
 
     def _look(self) -> None:
         wanted = self._reader.settings()[1].tiers
@@ -57,6 +71,8 @@ class Reach:
                 look = threading.Thread(target=self._ask, args=(tier, site_id), daemon=True)
                 self._looks[tier.name] = look
                 look.start()
+        if self._first_until_s is None:
+            self._first_until_s = time.monotonic() + FIRST_S
 
     def _ask(self, settings: TierSettings, site_id: str) -> None:
         try:

@@ -133,7 +133,7 @@ def roles_lacking(info: dict[str, Any], current: Settings, there: set[str]) -> s
 
     What nobody reaches is no fault of the node: its work waits for the tier, and says so.
     """
-    reached = set(info.get("tiers") or ())
-    if not reached:
-        return set()  # it has not told yet
-    return {tier.role for tier in current.tiers if tier.name in there - reached}
+    reached = info.get("tiers")
+    if reached is None:
+        return set()  # it has not looked yet
+    return {tier.role for tier in current.tiers if tier.name in there.difference(reached)}

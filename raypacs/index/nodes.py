@@ -133,6 +133,7 @@ def read(conn: sa.Connection, now: float, lost_s: float) -> list[dict[str, Any]]
         found.append(
             {
                 **row["info"],
+                "tiers": row["info"].get("tiers") or [],  # a node that has not looked has none
                 **own,
                 "running": works,
                 "state": state(own, running=works, lost_s=lost_s, now=now),

@@ -33,7 +33,7 @@ def problems(
         )
     if version and node.version != version:
         found.append(f"{REFUSED}its version {node.version} is not the cluster's ({version})")
-    if node.tiers:  # else it has not looked yet
+    if node.tiers is not None:  # else it has not looked yet
         missing = sorted(set(tiers) - set(node.tiers))
         found += [f"it does not reach tier {name}" for name in missing]
     return tuple(found)

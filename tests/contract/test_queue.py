@@ -80,7 +80,8 @@ class TestPoll:
         assert len(queue.poll(free=100, running=leases).leases) == 2
 
     @pytest.mark.parametrize(
-        "why", ["unknown", "draining", "refused", "lost", "tier", "halted kind", "halted"]
+        "why",
+        ["unknown", "draining", "refused", "lost", "tier", "no tier", "halted kind", "halted"],
     )
     def test_who_gets_nothing(self, queue: Queue, why: str) -> None:
         queue.item("1.1")
@@ -95,6 +96,8 @@ class TestPoll:
             queue.set_node("n2", lost_s=T)
         elif why == "tier":
             queue.node("n2", tiers=("image1",))
+        elif why == "no tier":
+            queue.node("n2", tiers=())
         elif why != "unknown":
             queue.node("n2")
             queue.writer.halt("PREPARE" if why == "halted kind" else "", "me", T)

@@ -14,7 +14,7 @@ T = 1_700_000_000.0
 FINE = {"left_s": 0.0, "lost_s": 0.0, "seen_s": T, "problems": [], "draining": False}
 
 
-def found(tiers: tuple[str, ...] = ("image1", "web1"), **changes: Any) -> tuple[str, ...]:
+def found(tiers: tuple[str, ...] | None = ("image1", "web1"), **changes: Any) -> tuple[str, ...]:
     node = replace(node_info(), tiers=tiers, **changes)
     return problems(node, bootstrap_hash="abc", version="0.1.0", tiers=["image1", "web1"])
 
@@ -37,7 +37,11 @@ def test_a_missing_tier_is_named_and_refuses_nothing() -> None:
 
 
 def test_a_node_that_has_not_looked_yet_is_not_blamed() -> None:
-    assert found(tiers=()) == ()
+    assert found(tiers=None) == ()
+
+
+def test_a_node_that_reaches_no_tier_is_told_of_each() -> None:
+    assert found(tiers=()) == ("it does not reach tier image1", "it does not reach tier web1")
 
 
 @pytest.mark.parametrize(
