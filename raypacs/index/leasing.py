@@ -47,24 +47,33 @@ class Polled:
     """An assignment, and the time until which the same idle node would get nothing either.
 
     ``nothing_due``: nor would any other node, as nothing waits whose time has come.
+    ``holds_nothing``: the node has no lease, also none that did not reach it. ``ended``: attempts
+    of it were ended, and their items wait again.
     """
 
     assignment: Assignment
-    idle_until_s: float
-    nothing_due: bool
+    idle_until_s: float = 0.0
+    nothing_due: bool = False
+    holds_nothing: bool = False
+    ended: bool = False
 
 
 def poll(txn: Txn, asked: Poll, settings: Settings, retry: Retry, chance: float) -> Polled:
     """Renew what a dispatcher runs, tell what it must stop, and give it work by admission.
 
     ``Poll.running`` names every lease it holds, also those that are done and not yet reported.
+    A dispatcher of another life than the node's known one (its process was stopped, and another
+    began meanwhile) has nothing and gets nothing; what the node holds is not touched.
     """
+    told = {token for _, token in asked.running}
+    boot = txn.conn.execute(sa.select(nodes.c.boot).where(nodes.c.name == asked.node)).scalar()
+    if boot is not None and boot != asked.boot:
+        return Polled(Assignment(stop=tuple(sorted(told))))
     held = {
         item["token"]: item
         for item in find_where(txn.conn, is_running, work_items.c.node == asked.node)
         if item["expires_at_s"] > txn.now
     }
-    told = {token for _, token in asked.running}
     lost = [
         item
         for token, item in held.items()
@@ -83,6 +92,8 @@ def poll(txn: Txn, asked: Poll, settings: Settings, retry: Retry, chance: float)
         Assignment(leases, assignment.renewed, assignment.stop, assignment.poll_after_s),
         idle_until_s,
         nothing_due,
+        holds_nothing=not running and not leases,
+        ended=bool(lost),
     )
 
 

@@ -30,6 +30,7 @@ from raypacs.master.sealing import SealDuties
 from raypacs.policy.forecast import hour_of
 from raypacs.policy.queue import WAITING, State
 from raypacs.records import AsideRecord, InstanceRecord, Lease, Outcome, Registered
+from raypacs.storage.late import PATIENCE_S, Guard
 from raypacs.storage.tier import Tier, open_tier
 from raypacs.upkeep import TierSet
 
@@ -64,10 +65,14 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
         tier_opener: Callable[[TierSettings], Tier] = open_tier,
+        tier_patience_s: float = PATIENCE_S,
         node: str = "",
         bootstrap_hash: str = "",
     ) -> None:
-        """Claim. ``node`` is where it runs; nodes of another ``bootstrap_hash`` are refused."""
+        """Claim. ``node`` is where it runs; nodes of another ``bootstrap_hash`` are refused.
+
+        A tier that does not answer for ``tier_patience_s`` seconds counts as unreachable.
+        """
         self._clock = clock
         self._node_name, self._bootstrap_hash = node, bootstrap_hash
         self._wanted = ("", 0.0)
@@ -78,7 +83,7 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
         version, settings = self._reader.settings()
         if not version:
             settings = Settings(tiers=default_tiers(Path(data_dir)))
-        self._tiers = TierSet(tier_opener)
+        self._tiers = TierSet(Guard(tier_opener, patience_s=tier_patience_s))
         self._tiers.open(settings.tiers, self._reader.site())
         marked, sequence = self._tiers.newest_marker()
         self._writer = IndexWriter.claim_epoch(
@@ -91,7 +96,10 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
         )
         self._due = Due()
         self._polls = Polls()
-        self._roll = Roll(self._reader.nodes(clock()), clock())
+        known = self._reader.nodes(clock())
+        self._roll = Roll(known, clock())
+        # Until about then there was a master: what leases lost since is given back.
+        self._looked_s = max((node["seen_s"] for node in known), default=clock())
         if not version:
             self.apply_settings(settings, "first start")
         self._look_at_tiers(clock())
@@ -127,7 +135,11 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
             return False
         lost = (served.record.tier, served.record.path)
         tier = next((tier for tier in self._tiers.reachable() if tier.name == lost[0]), None)
-        if tier is None or tier.exists(lost[1]) or not self._is_there(tier):
+        try:
+            if tier is None or tier.exists(lost[1]) or not self._is_there(tier):
+                return False
+        except TierUnavailable as exc:  # nobody knows if it is lost
+            log.warning("not looked for: %s", exc, extra={"tier": lost[0]})
             return False
         log.error("an instance was lost from its tier", extra={"tier": lost[0], "path": lost[1]})
         return self._writer.relocate(record, lost, self._clock())
@@ -179,7 +191,14 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
         return self._reader.settings()
 
     def apply_settings(self, new: Settings, who: str) -> int:
-        """Make ``new`` the settings; return their version. Raises ConfigError."""
+        """Make ``new`` the settings; return their version.
+
+        A tier that cannot be reached just now is taken, and shown as unreachable.
+
+        Raises:
+            ConfigError: they cannot be, or a tier in them can never be opened.
+        """
+        self._tiers.check(new.tiers, self._reader.settings()[1].tiers)
         version = self._writer.apply_settings(new, who, self._clock())
         self._polls.changed()
         self._look_at_tiers(self._clock())
@@ -194,12 +213,17 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
     def tick(self, now: float | None = None) -> Ticked:
         """Do what time brings; call it about every second."""
         now = self._clock() if now is None else now
+        self._mind_absence(now)
         expired = [*self._look_for_nodes(now), *self._writer.expire(now)]
+        self._looked_s = now
         enqueued = self._writer.enqueue_due(now)
         if expired or enqueued:
             self._polls.changed()
         if now >= self._due.tiers_s:
+            reached = {tier.name for tier in self._tiers.reachable()}
             self._look_at_tiers(now)
+            if reached != {tier.name for tier in self._tiers.reachable()}:
+                self._polls.changed()
         swept = self._sweep_attempts(now) + self._sweep_parts(now)
         deleted = self._delete_due(now)
         self._seal_due(now)
@@ -215,7 +239,7 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
             self._writer.publish("samples", self._samples(now), now)
             self._due.stats_s = 0.0
             self._flush_stats(now)
-            self._tiers.mark(self.epoch, self._writer.sequence(now))
+            self._tiers.mark(self.epoch, self._writer.sequence(now), self._still_ours)
         except StaleEpoch:
             log.info("a later master writes the statistics", extra={"epoch": self.epoch})
         finally:

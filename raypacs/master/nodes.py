@@ -8,7 +8,7 @@ from typing import Any
 from raypacs import __version__
 from raypacs.errors import NotFound
 from raypacs.master.base import MasterBase
-from raypacs.policy.nodes import DUPLICATE, problems, silent
+from raypacs.policy.nodes import DUPLICATE, problems, refusals, silent
 from raypacs.records import Lease, NodeAnswer, NodeInfo
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,10 @@ class NodeEvents(MasterBase):
             version=__version__,
             tiers=[tier.name for tier in self._tiers.reachable()],
         )
+        if refusals(found) and self._roll.names_another(node):
+            # The node that is there keeps its name, its leases and its work.
+            log.warning("node refused", extra={"node": node.name, "problems": list(found)})
+            return NodeAnswer(found)
         if self._roll.news(node, found):
             self._writer.node_seen(node, now, found)
             self._polls.changed()
@@ -44,7 +48,7 @@ class NodeEvents(MasterBase):
     def node_left(self, name: str, boot: str) -> None:
         """Note that a node ended in order; what it did not finish is given to others."""
         self._writer.node_left(name, boot, self._clock())
-        self._roll.forget([name])
+        self._roll.left(name, boot)
         self._polls.changed()
 
     def drain(self, name: str, who: str) -> dict[str, Any]:
@@ -100,6 +104,7 @@ class NodeEvents(MasterBase):
             log.warning("nodes lost", extra={"nodes": gone})
             dead = self._writer.nodes_lost(gone, now)
             self._roll.forget(gone)
+            self._polls.changed()  # what was bound to them is for others now
         if now >= self._due.nodes_s:
             self._due.nodes_s = now + HEARD_EVERY_S
             unwritten = self._roll.unwritten_s()

@@ -26,15 +26,18 @@ class QueueEvents(MasterBase):
         """Renew what a dispatcher runs, say what it must stop, and give it work.
 
         A dispatcher has one poll under way at a time, and names every lease that it holds until
-        its report was answered.
+        its report was answered. One of an earlier life of the node is told to stop everything.
         """
         now = self._clock()
-        self._roll.polled(asked.node, now)
-        known = self._polls.answer(asked, now)
-        if known is not None:
-            return known
+        self._mind_absence(now)
+        if self._roll.polled(asked.node, asked.boot, now):
+            known = self._polls.answer(asked, now)
+            if known is not None:
+                return known
         polled = self._writer.poll(asked, now)
-        if not asked.running and not polled.assignment.leases:
+        if polled.ended:
+            self._polls.changed()  # what it did not run waits for anybody
+        if polled.holds_nothing and not asked.running:
             self._polls.idle(asked, polled.idle_until_s, nobody=polled.nothing_due)
         return replace(polled.assignment, poll_after_s=self._polls.poll_after_s(now))
 
@@ -44,16 +47,19 @@ class QueueEvents(MasterBase):
 
     def renew(self, lease: Lease) -> Lease:
         """Extend a lease. Raises StaleLease."""
+        self._mind_absence(self._clock())
         return self._writer.renew(lease, self._clock())
 
     def report(self, lease: Lease, result: WorkResult) -> State:
         """End an attempt; return the item's state. Idempotent. Raises StaleLease."""
+        self._mind_absence(self._clock())
         state = self._writer.report(lease, result, self._clock())
         self._polls.changed()
         return state
 
     def report_many(self, reports: Sequence[tuple[Lease, WorkResult]]) -> list[State | StaleLease]:
         """End attempts in one transaction; return each item's state, or StaleLease. Idempotent."""
+        self._mind_absence(self._clock())
         answers = self._writer.report_many(reports, self._clock())
         self._polls.changed()
         return answers

@@ -27,11 +27,14 @@ class Roll:
     """The nodes that count as there, by name."""
 
     def __init__(self, known: Iterable[dict[str, Any]], now: float) -> None:
-        """Begin with the nodes of the index: each has time to be heard by a new master."""
+        """Begin with the nodes of the index: each has time to be heard by a new master.
+
+        However long ago it was heard: one that died while there was no master must be found lost.
+        """
         self.members = {
             row["name"]: Member(None, row["boot"], now)
             for row in known
-            if row["state"] not in ("lost", "left")
+            if not row["lost_s"] and not row["left_s"]
         }
         self._past: set[str] = set()  # boots of lives that another life of the node followed
         self._written_s: dict[str, float] = {}
@@ -39,6 +42,11 @@ class Roll:
     def superseded(self, info: NodeInfo) -> bool:
         """Whether a later life of the node, or another node of its name, was heard already."""
         return info.boot in self._past
+
+    def names_another(self, info: NodeInfo) -> bool:
+        """Whether the node of that name that is there is another (life of it)."""
+        member = self.members.get(info.name)
+        return member is not None and member.boot != info.boot
 
     def news(self, info: NodeInfo, problems: tuple[str, ...]) -> bool:
         """Whether what a node says is not written down yet."""
@@ -52,13 +60,29 @@ class Roll:
             self._past.add(member.boot)
         self.members[info.name] = Member(info, info.boot, now, problems)
 
-    def polled(self, name: str, now: float) -> None:
-        """Its dispatcher polled: the node is there."""
-        if name in self.members:
-            self.members[name].heard_s = now
+    def polled(self, name: str, boot: str, now: float) -> bool:
+        """Note that a node's dispatcher polled: it is there; False: its life ended already."""
+        member = self.members.get(name)
+        if member is None:
+            return boot not in self._past
+        if member.boot != boot:
+            return False
+        member.heard_s = now
+        return True
+
+    def later(self, by_s: float, now: float) -> None:
+        """The master could hear nobody for ``by_s`` seconds, or its clock was set: no silence."""
+        for member in self.members.values():
+            member.heard_s = min(now, member.heard_s + by_s)
+
+    def left(self, name: str, boot: str) -> None:
+        """This life of a node ended; another one of it may be there already."""
+        member = self.members.get(name)
+        if member is not None and member.boot == boot:
+            del self.members[name]
 
     def forget(self, names: Iterable[str]) -> None:
-        """These are lost, or left."""
+        """These are lost."""
         for name in names:
             self.members.pop(name, None)
 
