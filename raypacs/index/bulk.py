@@ -15,10 +15,11 @@ from raypacs.errors import InvalidQuery
 from raypacs.index import audit
 from raypacs.index.engine import Txn, in_lists
 from raypacs.index.items import bury, change, is_running, is_waiting, move_many, remove
-from raypacs.index.queue import FRESH, check_nodes
+from raypacs.index.queue import FRESH, check_due, check_nodes
 from raypacs.index.schema import nodes, studies, work_items
 from raypacs.index.task_filter import read_filter
 from raypacs.policy.kinds import PREPARE
+from raypacs.policy.nodes import refusals
 from raypacs.policy.queue import FINISHED, WAITING, Event, Priority, State
 
 MOST = 1000
@@ -95,9 +96,10 @@ def reschedule(txn: Txn, chosen: Chosen, again: Again) -> dict[str, Any]:
     """Do items again: what waits gets another time and node, what ended is SCHEDULED anew.
 
     Raises:
-        InvalidQuery: a filter, mode or node that cannot be.
+        InvalidQuery: a filter, time, mode or node that cannot be.
         NotFound: no such node.
     """
+    check_due(again.due_s)
     if again.mode not in (SAME, NODE, SPREAD) or (again.mode != SAME) != bool(again.nodes):
         raise InvalidQuery(f"mode: {again.mode!r} with {len(again.nodes)} nodes", key="mode")
     check_nodes(txn.conn, again.nodes)
@@ -225,8 +227,10 @@ def _audit(
 
 
 def _live_nodes(conn: sa.Connection) -> set[str]:
-    query = sa.select(nodes.c.name).where(nodes.c.lost_s == 0, nodes.c.left_s == 0)
-    return set(conn.execute(query).scalars())
+    """Return the nodes that are there and not refused."""
+    query = sa.select(nodes.c.name, nodes.c.problems)
+    rows = conn.execute(query.where(nodes.c.lost_s == 0, nodes.c.left_s == 0))
+    return {row.name for row in rows if not refusals(row.problems)}
 
 
 def _generations(conn: sa.Connection, items: Sequence[sa.RowMapping]) -> dict[str, int]:

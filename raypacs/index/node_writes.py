@@ -38,6 +38,11 @@ class NodeWrites(Writing):
             current, retry = settings.read(txn.conn)[1], retry_of(txn)
             return nodes.left(txn, name, boot, current, retry, self._chance())
 
+    def master_was_away(self, since_s: float, now: float) -> None:
+        """Give the leases that ran at ``since_s`` the time until ``now`` back."""
+        with self.transaction(now) as txn:
+            nodes.master_was_away(txn, since_s, now - since_s)
+
     def drain(self, name: str, who: str, now: float, *, draining: bool) -> None:
         """Let a node finish what runs and get nothing new, or work again. Raises NotFound."""
         with self.transaction(now, durable=True) as txn:

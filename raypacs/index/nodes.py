@@ -16,7 +16,7 @@ from raypacs.index.items import find_where, is_running, is_waiting
 from raypacs.index.leasing import end_attempts
 from raypacs.index.queue import end_leases_of
 from raypacs.index.schema import nodes, work_items
-from raypacs.policy.nodes import state
+from raypacs.policy.nodes import refusals, state
 from raypacs.policy.retry import Retry
 from raypacs.records import Lease, NodeInfo
 
@@ -25,11 +25,14 @@ def seen(txn: Txn, node: NodeInfo, problems: Sequence[str] = ()) -> None:
     """Note what a node says of itself, and what is wrong with it.
 
     A boot that is not the one known means that its processes started anew: what they held is let
-    go (leases, and byte grants of the holders ``name`` and ``name/...``).
+    go (leases, and byte grants of the holders ``name`` and ``name/...``). One that is refused takes
+    nothing from a node of its name that is there.
     """
     known = (
         txn.conn.execute(sa.select(nodes).where(nodes.c.name == node.name)).mappings().one_or_none()
     )
+    if refusals(problems) and known is not None and known["boot"] != node.boot and _there(known):
+        return
     joined_s, event = txn.now, "node joined"
     if known is not None and known["boot"] == node.boot:
         joined_s = known["joined_s"]
@@ -53,6 +56,10 @@ def seen(txn: Txn, node: NodeInfo, problems: Sequence[str] = ()) -> None:
         audit.record(txn, event, node=node.name, detail=detail)
     if list(problems) != (known["problems"] if known is not None else []):
         audit.record(txn, "node problems", node=node.name, detail={"problems": list(problems)})
+
+
+def _there(row: Mapping[str, Any] | sa.RowMapping) -> bool:
+    return not (row["lost_s"] or row["left_s"] or refusals(row["problems"]))
 
 
 def heard(txn: Txn, seen_s: Mapping[str, float]) -> None:
@@ -109,6 +116,21 @@ def _unbind(txn: Txn, name: str) -> int:
         .values(wanted_node="", note=f"node {name} is gone, so any", updated_s=txn.now)
     )
     return int(changed.rowcount)
+
+
+def master_was_away(txn: Txn, since_s: float, by_s: float) -> None:
+    """Move the end of the leases that ran at ``since_s`` by ``by_s`` seconds.
+
+    Nobody could renew them: the master did nothing for so long, or its clock was set (``by_s`` is
+    less than 0 where it was set back).
+    """
+    changed = txn.conn.execute(
+        sa.update(work_items)
+        .where(is_running, work_items.c.expires_at_s > since_s)
+        .values(expires_at_s=work_items.c.expires_at_s + by_s)
+    )
+    detail = {"away_s": round(by_s, 3), "leases": int(changed.rowcount)}
+    audit.record(txn, "master was away", detail=detail)
 
 
 def drain(txn: Txn, name: str, who: str, *, draining: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,11 @@ from raypacs.index.writer import IndexWriter
 from raypacs.master.polls import Polls
 from raypacs.master.roll import Roll
 from raypacs.upkeep import TierSet
+
+log = logging.getLogger(__name__)
+
+AWAY_S = 5.0
+"""So long between two looks is no tick that came late: several are missing."""
 
 
 @dataclass
@@ -44,9 +50,27 @@ class MasterBase:
     _roll: Roll
     _node_name: str
     _bootstrap_hash: str
+    _looked_s: float
+    """When the master last saw to leases and nodes."""
     _wanted: tuple[str, float]
     """The node that is to take the master over, and until when it may."""
     _stats_dir: Path
+
+    def _mind_absence(self, now: float) -> None:
+        """Where the master itself was away, take nobody for dead: give leases and nodes that time.
+
+        Its process or host was stopped, the index was locked, a duty took long, nobody was master,
+        or the clock was set: by the wall clock all of them look the same, and leases end by it.
+        Called before leases are looked at, whether by a tick or by an event.
+        """
+        since_s = self._looked_s
+        if abs(now - since_s) <= AWAY_S:
+            return
+        log.warning("the master was away", extra={"seconds": round(now - since_s, 3)})
+        self._writer.master_was_away(since_s, now)
+        self._roll.later(now - since_s, now)
+        self._polls.changed()
+        self._looked_s = now
 
     @property
     def epoch(self) -> int:

@@ -15,12 +15,16 @@ from raypacs.records import NodeInfo
 
 @dataclass
 class Member:
-    """A node as it was last heard (``heard_s``); ``problems`` as they are written down."""
+    """A node as it was last heard (``heard_s``); ``problems`` as they are written down.
+
+    ``spared``: it got time because the master was away, and was not heard since.
+    """
 
     info: NodeInfo | None
     boot: str
     heard_s: float
     problems: tuple[str, ...] = ()
+    spared: bool = False
 
 
 class Roll:
@@ -67,13 +71,18 @@ class Roll:
             return boot not in self._past
         if member.boot != boot:
             return False
-        member.heard_s = now
+        member.heard_s, member.spared = now, False
         return True
 
     def later(self, by_s: float, now: float) -> None:
-        """The master could hear nobody for ``by_s`` seconds, or its clock was set: no silence."""
+        """The master could hear nobody for ``by_s`` seconds, or its clock was set: no silence.
+
+        Only once for each word: a master that is away again and again must find the dead as well.
+        """
         for member in self.members.values():
-            member.heard_s = min(now, member.heard_s + by_s)
+            if not member.spared or by_s < 0:
+                member.heard_s = min(now, member.heard_s + by_s)
+                member.spared = True
 
     def left(self, name: str, boot: str) -> None:
         """This life of a node ended; another one of it may be there already."""

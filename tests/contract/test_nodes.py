@@ -72,6 +72,27 @@ def test_items_bound_to_a_node_that_is_gone_go_to_any(queue: Queue, how: str) ->
         assert conn.execute(sa.select(work_items.c.note)).scalar() == "node n1 is gone, so any"
 
 
+def test_a_refused_node_takes_nothing_from_one_of_its_name(queue: Queue) -> None:
+    running(queue, "n1")
+    queue.writer.node_seen(node_info("n1", boot="b2"), T + 11, ("refused: its version",))
+    assert states(queue, T + 11)["n1"] == "live"
+    assert queue.writer.expire(T + 12) == []
+    queue.writer.nodes_lost(["n1"], T + 13)
+    queue.writer.node_seen(node_info("n1", boot="b2"), T + 14, ("refused: its version",))
+    assert states(queue, T + 14)["n1"] == "refused"
+
+
+@pytest.mark.parametrize("away_s", [500.0, -5.0])
+def test_leases_get_back_the_time_in_which_there_was_no_master(queue: Queue, away_s: float) -> None:
+    queue.study("1.2.3")
+    queue.quiet("1.2.3", T)
+    (lease,) = queue.writer.lease("n1", ["PREPARE"], 1, T)
+    queue.writer.master_was_away(T + 20, T + 20 + away_s)
+    assert queue.writer.expire(lease.expires_at_s + away_s - 1) == []
+    queue.writer.master_was_away(T + 1000, T + 1500)  # it had ended before
+    assert len(queue.writer.expire(lease.expires_at_s + away_s)) == 1
+
+
 def test_an_end_in_order_of_an_earlier_life_changes_nothing(queue: Queue) -> None:
     running(queue, "n1")
     assert queue.writer.node_left("n1", "an earlier boot", T + 11) == []
