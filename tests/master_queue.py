@@ -59,6 +59,12 @@ class MasterQueue:
         (lease,) = self.poll(name, **options).leases
         return lease
 
+    def taken_when_due(self, name: str) -> Lease:
+        """Return what a node gets once something comes due."""
+        while not (leases := self.poll(name).leases):
+            self.passes(1, name)
+        return leases[0]
+
     def fails(self, lease: Lease) -> None:
         """Its attempt fails for good."""
         self.master.report(lease, WorkResult(error="no pixels", retryable=False))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,23 @@ def story(conn: sa.Connection, study_uid: str, limit: int) -> list[dict[str, Any
         .limit(limit)
     )
     return [dict(row) for row in conn.execute(newest).mappings()][::-1]
+
+
+def newest(
+    conn: sa.Connection, study_uid: str, item_id: int, events: Iterable[str]
+) -> sa.RowMapping | None:
+    """Return the newest of such events of an item."""
+    query = (
+        sa.select(audit)
+        .where(
+            audit.c.study_uid == study_uid,
+            audit.c.item_id == item_id,
+            audit.c.event.in_(list(events)),
+        )
+        .order_by(audit.c.audit_id.desc())
+        .limit(1)
+    )
+    return conn.execute(query).mappings().one_or_none()
 
 
 def nodes_of(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from raypacs.config import Settings
-from raypacs.index import audit, ledger, settings
+from raypacs.index import audit, ledger, settings, site
 from raypacs.index.engine import Txn, add
-from raypacs.index.items import is_waiting
-from raypacs.index.schema import halts, item_counts, nodes, work_items
+from raypacs.index.items import find, is_waiting
+from raypacs.index.schema import halts, item_counts, item_facets, meta, nodes, work_items
 from raypacs.policy.halting import KindView, NodeView, Surroundings, state_of, whole
 from raypacs.policy.kinds import KINDS, kind_of
 from raypacs.policy.nodes import refusals
 from raypacs.policy.queue import FINISHED, State
+
+# In ``meta``: when a kind ('': the queue) was last resumed.
+_RESUMED = "resumed "
 
 
 def halt(txn: Txn, kind: str, who: str) -> None:
@@ -31,6 +35,7 @@ def resume(txn: Txn, kind: str, who: str) -> None:
     if kind:
         kind_of(kind)
     txn.conn.execute(sa.delete(halts).where(halts.c.kind == kind))
+    site.put(txn, f"{_RESUMED}{kind}", 1, who)
     audit.record(txn, "queue resumed", who=who, detail={"kind": kind})
 
 
@@ -43,11 +48,17 @@ def queue_state(conn: sa.Connection, now: float) -> dict[str, Any]:
     counts, finished_s = _counts(conn)
     halted: dict[str, str] = {row.kind: row.who for row in conn.execute(sa.select(halts))}
     around = _surroundings(conn, current)
+    begun_s = _begun_s(conn)
     running = sum(states.get(State.IN_PROCESS, 0) for states in counts.values())
     found: dict[str, dict[str, Any]] = {}
     for name in sorted((counts.keys() | halted.keys()) & KINDS.keys()):
         of_kind = counts.get(name, {})
-        view = _view(conn, name, of_kind, halted, finished_s.get(name, 0.0))
+        view = replace(
+            _view(conn, name, of_kind),
+            halted_by=halted.get("", halted.get(name)),
+            finished_s=finished_s.get(name, 0.0),
+            begun_s=max(begun_s[""], begun_s.get(name, 0.0)),
+        )
         state, why = state_of(
             KINDS[name], view, around, now=now, stalled_after_s=current.stalled_after_s
         )
@@ -72,31 +83,64 @@ def _counts(conn: sa.Connection) -> tuple[dict[str, dict[str, int]], dict[str, f
     for row in rows.mappings():
         if row["items"]:
             counts.setdefault(row["kind"], {})[row["state"]] = row["items"]
-        if row["state"] in FINISHED:
+        if row["state"] in FINISHED and row["state"] != State.CANCELED:
             finished_s[row["kind"]] = max(finished_s.get(row["kind"], 0.0), row["last_s"])
     return counts, finished_s
 
 
-def _view(
-    conn: sa.Connection,
-    kind: str,
-    counts: dict[str, int],
-    halted: dict[str, str],
-    finished_s: float,
-) -> KindView:
+def _begun_s(conn: sa.Connection) -> dict[str, float]:
+    """Return since when work is given out: of a kind that was resumed, and ('') of any."""
+    rows = conn.execute(
+        sa.select(meta.c.name, meta.c.at_s).where(
+            sa.or_(meta.c.name == "epoch", meta.c.name.startswith(_RESUMED))
+        )
+    )
+    found = {row.name: float(row.at_s) for row in rows}
+    claimed_s = found.pop("epoch", 0.0)
+    by_kind = {name.removeprefix(_RESUMED): at_s for name, at_s in found.items()}
+    return by_kind | {"": max(claimed_s, by_kind.get("", 0.0))}
+
+
+def _view(conn: sa.Connection, kind: str, counts: dict[str, int]) -> KindView:
     oldest = conn.execute(
         sa.select(work_items.c.due_s, work_items.c.wanted_node)
         .where(is_waiting, work_items.c.kind == kind)
         .order_by(work_items.c.due_s)
         .limit(1)
     ).one_or_none()
-    return KindView(
+    found = KindView(
         running=counts.get(State.IN_PROCESS, 0),
-        halted_by=halted.get("", halted.get(kind)),
         oldest_due_s=oldest.due_s if oldest else None,
         bound_to=oldest.wanted_node if oldest else "",
-        finished_s=finished_s,
     )
+    tried = _tried_longest(conn, kind) if counts.get(State.SCHEDULED_FOR_RETRY) else None
+    if tried is None:
+        return found
+    found = replace(found, cause=f"item {tried['item_id']}: {tried['error']}")
+    due_s = _due_since_s(conn, tried)
+    if found.oldest_due_s is not None and found.oldest_due_s <= due_s:
+        return found
+    return replace(found, oldest_due_s=due_s, bound_to=tried["wanted_node"])
+
+
+def _tried_longest(conn: sa.Connection, kind: str) -> sa.RowMapping | None:
+    """Return the oldest item that was tried and waits for another try."""
+    facets = sa.select(item_facets.c.facet_id).where(
+        item_facets.c.kind == kind,
+        item_facets.c.state == State.SCHEDULED_FOR_RETRY.value,
+        item_facets.c["items"] > 0,
+    )
+    query = sa.select(sa.func.min(work_items.c.item_id)).where(work_items.c.facet_id.in_(facets))
+    item_id = conn.execute(query).scalar()
+    return None if item_id is None else find(conn, item_id)
+
+
+def _due_since_s(conn: sa.Connection, item: sa.RowMapping) -> float:
+    """Return since when an item that was tried is due: each try pushed its time ahead."""
+    asked = audit.newest(conn, item["study_uid"], item["item_id"], ("scheduled", "rescheduled"))
+    if asked is None:
+        return float(item["created_s"])
+    return max(float(asked["at_s"]), float(asked["detail"].get("due_s") or 0.0))
 
 
 def _surroundings(conn: sa.Connection, current: Settings) -> Surroundings:

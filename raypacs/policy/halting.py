@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
 
+from raypacs import moments
 from raypacs.policy.kinds import Kind
 
 
@@ -33,8 +33,11 @@ class NodeView:
 class KindView:
     """What matters of a kind: its items, and the one that is due longest.
 
-    ``oldest_due_s`` None: nothing waits. ``bound_to``: the node that this oldest item is bound to,
-    '' any. ``finished_s``: when an item was last finished, 0 never.
+    ``oldest_due_s`` None: nothing waits; of an item that was tried, since when it is due, not when
+    its next try comes. ``bound_to``: the node that this oldest item is bound to, '' any.
+    ``finished_s``: when an item was last finished, 0 never. ``begun_s``: since when work of the
+    kind is given out (resumed, or the master's start). ``cause``: why the oldest item that was
+    tried waits, '' without any.
     """
 
     running: int = 0
@@ -42,6 +45,8 @@ class KindView:
     oldest_due_s: float | None = None
     bound_to: str = ""
     finished_s: float = 0.0
+    begun_s: float = 0.0
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +70,14 @@ def state_of(
     if view.oldest_due_s is None:
         return QueueState.RUNNING, ""
     if view.oldest_due_s > now:
-        due = datetime.fromtimestamp(view.oldest_due_s, UTC).isoformat(timespec="seconds")
-        return QueueState.RUNNING, f"next due at {due}"
+        return QueueState.RUNNING, f"next due at {moments.told(view.oldest_due_s)}"
     why = _waits_for(kind, view, around)
-    since_s = now - max(view.oldest_due_s, view.finished_s)
+    runs = f"{view.running} running" if view.running else ""
+    since_s = now - max(view.oldest_due_s, view.finished_s, view.begun_s)
     if since_s < stalled_after_s:
-        return QueueState.RUNNING, why
-    return QueueState.STALLED, why or f"nothing was finished for {since_s / 60:.0f} minutes"
+        return QueueState.RUNNING, why or runs or view.cause
+    nothing = f"nothing was finished for {since_s / 60:.0f} minutes"
+    return QueueState.STALLED, why or view.cause or (f"{nothing}; {runs}" if runs else nothing)
 
 
 def _waits_for(kind: Kind, view: KindView, around: Surroundings) -> str:
@@ -88,7 +94,7 @@ def _waits_for(kind: Kind, view: KindView, around: Surroundings) -> str:
             return f"bound to node {view.bound_to}, which is not there"
     blocked = [reason for node in nodes if (reason := _blocked(kind, node))]
     if len(blocked) < len(nodes):
-        return f"{view.running} running" if view.running else ""
+        return ""
     bound = f"bound to node {view.bound_to}: " if view.bound_to else ""
     return bound + "; ".join(sorted(blocked))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from raypacs.records import WorkResult
 from tests.master_queue import MasterQueue
 
 
@@ -79,3 +80,42 @@ def test_an_earlier_life_does_not_make_the_node_idle(site: MasterQueue) -> None:
     item_id = site.verify("1.1")
     site.poll("n1", boot="b1")
     assert site.taken("n1", boot="b2").item_id == item_id
+
+
+def test_work_that_waits_for_room_again_and_again_is_stalled(site: MasterQueue) -> None:
+    item_id = site.verify("1.1")
+    waits = WorkResult(error="waits for room: TierFull: web1", waits=True)
+    states = set()
+    for second in range(900):
+        site.passes(1, "n1")
+        for lease in site.poll("n1").leases:
+            site.master.report(lease, waits)
+        if second > 30:
+            found = site.kind()
+            states.add(found["state"])
+            assert found["why"] == f"item {item_id}: {waits.error}"
+    assert states == {"running", "stalled"}
+    assert found["state"] == "stalled"
+    site.fails(site.taken_when_due("n1"))
+    assert site.kind()["state"] == "running"
+
+
+def test_stalled_counts_from_the_end_of_a_halt_and_the_masters_start(site: MasterQueue) -> None:
+    site.verify("1.1")
+    site.master.halt("VERIFY", "ann")
+    site.now += 3600
+    assert site.master.resume("VERIFY", "ann")["state"] == "running"
+    site.now += 601
+    assert site.kind()["state"] == "stalled"
+    site.master.close()
+    site.master = site.start()
+    assert site.kind()["state"] == "running"
+
+
+def test_a_cancelled_item_is_not_a_finished_one(site: MasterQueue) -> None:
+    site.verify("1.1")
+    other = site.verify("1.2")
+    site.now += 601
+    assert site.kind()["state"] == "stalled"
+    site.master.cancel_items_matching({"item_id": str(other)})
+    assert site.kind()["state"] == "stalled"
