@@ -109,6 +109,11 @@ def header_sidecar(pack_path: str) -> str:
     return pack_path.removesuffix(".pack") + ".hdr"
 
 
+def token_of(path: str) -> str:
+    """Return the attempt that made a pack or a header sidecar."""
+    return path.rpartition("/")[2].partition(".")[0]
+
+
 def manifest(study_uid: str, series_uid: str, token: str) -> str:
     """Path of the manifest of a sealed series, beside its instances."""
     return f"studies/{study_uid}/{series_uid}/{token}.manifest"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from raypacs import layout
 from raypacs.config import TierSettings
@@ -16,21 +16,35 @@ from raypacs.errors import (
     AlreadyExists,
     ConfigError,
     NotFound,
+    RaypacsError,
     StaleEpoch,
     TierFull,
     TierUnavailable,
 )
 from raypacs.index.ledger import TierSeen
 from raypacs.index.site import Site
+from raypacs.records import PackRef
 from raypacs.storage.site import belongs, leave_marker, site_of
 from raypacs.storage.tier import Tier
 
-__all__ = ["Check", "TierSet", "belongs", "delete", "site_of", "sweep_attempt", "sweep_parts"]
+__all__ = [
+    "Check",
+    "TierSet",
+    "belongs",
+    "delete",
+    "put_checked",
+    "site_of",
+    "sweep_attempt",
+    "sweep_parts",
+]
 
 log = logging.getLogger(__name__)
 
 Check = Callable[[], None]
 """Raises StaleEpoch if another master took over."""
+
+Served = Callable[[str], Mapping[str, Sequence[PackRef]]]
+"""A study's packs in the index, by series UID."""
 
 
 class TierSet:
@@ -62,7 +76,7 @@ class TierSet:
                     self._unchecked.add(settings.name)
                     tier = self._opener(settings)
                 found = site_of(tier)
-            except (TierUnavailable, ConfigError) as exc:
+            except RaypacsError as exc:  # whatever it is: the other tiers must go on
                 tier, why = None, str(exc)
             else:
                 why = _not_ours(settings, found, site)
@@ -72,6 +86,23 @@ class TierSet:
                 tier = None
             opened[settings.name] = tier
         self._tiers = opened
+
+    def check(self, new: Iterable[TierSettings], old: Iterable[TierSettings]) -> None:
+        """Refuse new or changed tiers that can never be opened.
+
+        One that is only away just now is none of them.
+
+        Raises:
+            ConfigError: says which, and why.
+        """
+        known = set(old)
+        for settings in new:
+            if settings in known:
+                continue
+            try:
+                self._opener(settings)
+            except TierUnavailable as exc:
+                log.warning("tier unreachable: %s", exc, extra={"tier": settings.name})
 
     def reachable(self, role: str = "") -> list[Tier]:
         """Return the open tiers (of a role)."""
@@ -92,14 +123,19 @@ class TierSet:
                 newest = max(newest[0], epoch), max(newest[1], sequence)
         return newest
 
-    def adopt(self, site: Site, adopted: Callable[[str, str], None]) -> None:
-        """Leave the site's marker on tiers that have none yet; ``adopted`` is told (URL, name)."""
+    def adopt(self, site: Site, adopted: Callable[[str, str], None], check: Check) -> None:
+        """Leave the site's marker on tiers that have none yet; ``adopted`` is told (URL, name).
+
+        Raises:
+            StaleEpoch: ``check`` did, which is called right before each write.
+        """
         for tier in self.reachable():
             url = tier.settings.url
             if url in site.adopted:
                 continue
             try:
                 if not site_of(tier) and not tier.settings.read_only:
+                    check()
                     leave_marker(tier, site.site_id)
                 if site_of(tier) == site.site_id:
                     adopted(url, tier.name)
@@ -108,11 +144,12 @@ class TierSet:
             except TierFull as exc:
                 log.warning("no site marker: %s", exc, extra={"tier": tier.name})
 
-    def mark(self, epoch: int, sequence: int) -> None:
+    def mark(self, epoch: int, sequence: int, check: Check) -> None:
         """Leave the epoch's and the newest change's marker on reachable tiers without it.
 
         Raises:
-            StaleEpoch: a tier was used by this or a later epoch (of another, restored index).
+            StaleEpoch: a tier was used by this or a later epoch (of another, restored index), or
+                ``check`` raised it: then no marker of this epoch was left.
         """
         for tier in self.reachable():
             if tier.name not in self._unchecked and sequence == self._sequence:
@@ -123,7 +160,7 @@ class TierSet:
                 if newest[0] > epoch or (newest[0] == epoch and not ours):
                     raise _used(tier, newest[0], epoch)
                 if newest < (epoch, sequence):
-                    _leave_marker(tier, epoch, sequence)
+                    _leave_marker(tier, epoch, sequence, check)
             except TierUnavailable as exc:
                 self._lose(tier, exc)
             else:
@@ -149,13 +186,9 @@ class TierSet:
         """See every tier: its capacity as set, or what the ledger has used plus what is free."""
         found = []
         for name, tier in self._tiers.items():
-            free_bytes = None if tier is None else _free_bytes(tier)
-            if tier is None or free_bytes is None:
-                found.append(TierSeen(name, 0, reachable=False))
-            else:
-                capacity_bytes = tier.settings.capacity_bytes
-                capacity_bytes = capacity_bytes or used_bytes.get(name, 0) + free_bytes
-                found.append(TierSeen(name, capacity_bytes, reachable=True))
+            capacity_bytes = None if tier is None else _capacity(tier, used_bytes.get(name, 0))
+            reachable = capacity_bytes is not None
+            found.append(TierSeen(name, capacity_bytes or 0, reachable=reachable))
         return found
 
     def _lose(self, tier: Tier, exc: TierUnavailable) -> None:
@@ -191,21 +224,40 @@ def _newest_marker(tier: Tier) -> tuple[int, int]:
     )
 
 
-def _leave_marker(tier: Tier, epoch: int, sequence: int) -> None:
+def _leave_marker(tier: Tier, epoch: int, sequence: int, check: Check) -> None:
     if tier.settings.read_only:
         return
     body = json.dumps({"epoch": epoch, "sequence": sequence}).encode()
     try:
-        tier.put_durable(layout.epoch_marker(epoch, sequence), body)
+        put_checked(tier, layout.epoch_marker(epoch, sequence), body, check)
     except AlreadyExists as exc:
         raise _used(tier, epoch, epoch) from exc
     except TierFull as exc:
         # A full tier must not keep the cluster from working; the older marker stays there.
         log.warning("no epoch marker: %s", exc, extra={"tier": tier.name})
         return
-    for info in list(tier.walk(layout.EPOCH_MARKERS)):
-        if (layout.epoch_of(info.path), layout.sequence_of(info.path)) < (epoch, sequence):
-            _delete(tier, info.path)
+    markers = [info.path for info in tier.walk(layout.EPOCH_MARKERS)]
+    older = [p for p in markers if (layout.epoch_of(p), layout.sequence_of(p)) < (epoch, sequence)]
+    delete(tier, older, check)
+
+
+def put_checked(tier: Tier, path: str, data: bytes, check: Check) -> None:
+    """Put an object whose path nobody else uses, unless another master took over.
+
+    ``check`` is called right before and after: what a master wrote that was stopped in between is
+    taken away again.
+
+    Raises:
+        StaleEpoch: ``check`` did; the object is not there.
+        AlreadyExists, TierFull, TierUnavailable.
+    """
+    check()
+    tier.put_durable(path, data)
+    try:
+        check()
+    except StaleEpoch:
+        _delete(tier, path)
+        raise
 
 
 def _used(tier: Tier, marker: int, epoch: int) -> StaleEpoch:
@@ -216,16 +268,25 @@ def _used(tier: Tier, marker: int, epoch: int) -> StaleEpoch:
     )
 
 
-def _free_bytes(tier: Tier) -> int | None:
+def _capacity(tier: Tier, used_bytes: int) -> int | None:
+    """Return its capacity as set, or what is used plus what is free; None: unreachable.
+
+    One that is set is not compared with the tier: that would list all its objects.
+    """
+    if tier.settings.capacity_bytes:
+        return tier.settings.capacity_bytes
     try:
-        return tier.free_bytes()
+        return used_bytes + tier.free_bytes()
     except TierUnavailable as exc:
         log.warning("tier unreachable: %s", exc, extra={"tier": tier.name})
         return None
 
 
-def sweep_attempt(tier: Tier, token: str, study_uid: str, check: Check) -> int:
+def sweep_attempt(tier: Tier, token: str, study_uid: str, check: Check, served: Served) -> int:
     """Delete a dead attempt's parts, packs and header sidecars; return how many objects.
+
+    ``served`` is asked right before each pack: one that the index lists is never deleted, whatever
+    else is said of its attempt.
 
     Raises:
         StaleEpoch: ``check`` did; what was not deleted yet stays.
@@ -236,12 +297,22 @@ def sweep_attempt(tier: Tier, token: str, study_uid: str, check: Check) -> int:
         for info in tier.walk(layout.study_prefix(study_uid))
         if info.path.rpartition("/")[2].startswith(f"{token}.")
     ]
-    count = delete(tier, parts + packs, check)
+    count = delete(tier, parts, check)
+    count += delete(tier, _unserved(tier, packs, study_uid, served), check)
     if parts:
         tier.prune(layout.attempt_prefix(token))
     if packs:
         tier.prune(layout.study_prefix(study_uid))
     return count
+
+
+def _unserved(tier: Tier, paths: Iterable[str], study_uid: str, served: Served) -> Iterator[str]:
+    for path in paths:
+        known = [ref for refs in served(study_uid).values() for ref in refs]
+        if any(ref.tier == tier.name and path in (ref.pack_path, ref.header_path) for ref in known):
+            log.error("a dead attempt's pack is served", extra={"tier": tier.name, "path": path})
+        else:
+            yield path
 
 
 def sweep_parts(tier: Tier, live_tokens: Callable[[], set[str]], check: Check) -> int:

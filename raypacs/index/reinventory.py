@@ -13,15 +13,21 @@ import sqlalchemy as sa
 
 from raypacs.index import audit, ledger
 from raypacs.index.engine import Txn, add, insert
+from raypacs.index.items import bury, find_where, is_running, move_many
+from raypacs.index.queue import again_or_fail
 from raypacs.index.schema import (
     asides,
     copies,
+    dead_attempts,
     delete_intents,
     instances,
     packs,
     series,
     studies,
+    work_items,
 )
+from raypacs.policy.kinds import PREPARE
+from raypacs.policy.queue import WAITING, Event, State
 from raypacs.records import PreparedSeries
 
 Place = tuple[str, str]
@@ -77,8 +83,26 @@ def knows(conn: sa.Connection, study_uid: str) -> bool:
     return found.first() is not None
 
 
+def interrupt(txn: Txn) -> int:
+    """Let every item that was worked on wait again, its try not counted; return how many.
+
+    No node runs. What their attempts published is swept later, like any dead attempt's, unless it
+    is adopted (:func:`adopt_pack`).
+    """
+    items = find_where(txn.conn, is_running)
+    bury(txn, items)
+    for item in items:
+        why = "waits for another try: its node was down while the index was compared with the tiers"
+        again_or_fail(txn, item, 0.0, why, token="", attempt=item["attempt"] - 1)
+    return len(items)
+
+
 def adopt_pack(txn: Txn, pack: PreparedSeries) -> None:
-    """Serve a pack that was found whole; follow with :func:`recount_study`."""
+    """Serve a pack that was found whole; follow with :func:`recount_study`.
+
+    Its attempt is dead no more: what it published would be swept.
+    """
+    txn.conn.execute(sa.delete(dead_attempts).where(dead_attempts.c.token == pack.token))
     txn.conn.execute(
         insert(txn.conn, packs)
         .values(
@@ -177,8 +201,22 @@ def recount_study(txn: Txn, study_uid: str) -> None:
     txn.conn.execute(
         sa.update(studies).where(studies.c.study_uid == study_uid).values(**sums, **state)
     )
+    if done:
+        _settle(txn, study_uid)
     _recount_series(txn, study_uid)
     _recount_copies(txn, study_uid)
+
+
+def _settle(txn: Txn, study_uid: str) -> None:
+    """Cancel what waits, or had failed, to prepare a study that is prepared."""
+    items = find_where(
+        txn.conn,
+        work_items.c.kind == PREPARE,
+        work_items.c.study_uid == study_uid,
+        work_items.c.state.in_([*WAITING, State.FAILED]),
+    )
+    why = {"error": "everything was found prepared on the tiers"}
+    move_many(txn, items, Event.CANCEL, [why] * len(items))
 
 
 def _sum(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:

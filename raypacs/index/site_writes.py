@@ -33,6 +33,11 @@ class SiteWrites(Writing):
         with self.transaction(now, durable=True) as txn:
             site.reconciled(txn, detail)
 
+    def interrupt(self, now: float) -> int:
+        """End every attempt that the index believes to run (``reinventory.interrupt``)."""
+        with self.transaction(now, durable=True) as txn:
+            return reinventory.interrupt(txn)
+
     def agree(
         self,
         study_uid: str,

@@ -26,7 +26,7 @@ from raypacs.index.reader import IndexReader
 from raypacs.index.sealed_reader import SealedReader
 from raypacs.index.site import Site
 from raypacs.index.writer import IndexWriter
-from raypacs.maintenance.inventory import Unplaced, objects_of, studies_on
+from raypacs.maintenance.inventory import StudyObjects, Unplaced, objects_of, studies_on
 from raypacs.maintenance.study import Counts, Study
 from raypacs.storage.manifest import Manifests
 from raypacs.storage.recovery import describe_aside
@@ -180,6 +180,8 @@ class _Opened:
             if agreeing and self.writer is not None:
                 # Until it is finished nothing may be deleted, whatever ends it before.
                 self.writer.need_reconcile("a rebuild or reconcile was not finished", now)
+                # Else a later boot buries attempts whose packs are adopted here, and sweeps them.
+                self.writer.interrupt(now)
 
     def _read(self, dry_run: bool) -> None:
         reader = IndexReader(self._url)
@@ -210,7 +212,8 @@ class _Opened:
         self.writer = IndexWriter.claim_epoch(self._engine, [marked], now, sequence=self._sequence)
         if new:
             self.writer.apply_settings(self.settings, "index rebuild", now)
-        self._tier_set.mark(self.writer.epoch, self.writer.sequence(now, at_least=self._sequence))
+        sequence = self.writer.sequence(now, at_least=self._sequence)
+        self._tier_set.mark(self.writer.epoch, sequence, self.check)
 
     def known_studies(self) -> set[str]:
         """Return the studies that the index knows."""
@@ -222,11 +225,11 @@ class _Opened:
         assert self.reader is not None
         writer = self.writer
         self._tier_set.adopt(
-            self.reader.site(), lambda url, name: writer.adopt_tier(url, name, now)
+            self.reader.site(), lambda url, name: writer.adopt_tier(url, name, now), self.check
         )
         wrong = writer.recount_ledger(now)
         writer.reconciled(counts.as_dict(), now)
-        self._tier_set.mark(writer.epoch, writer.sequence(now))
+        self._tier_set.mark(writer.epoch, writer.sequence(now), self.check)
         return wrong
 
     def orphans(self) -> list[Unplaced]:
@@ -286,11 +289,18 @@ class Swept:
     deleted: int = 0
 
 
-def sweep_index(bootstrap: Bootstrap, *, now: float, dry_run: bool = True) -> Swept:
-    """List the objects that nothing in the index knows; else delete those on web tiers.
+_UNKNOWN = "nothing in the index knows it"
+_PART = "a part of an attempt that does not run"
+_ALONE = "nothing in the index knows it; kept, as no image tier has an object of its study"
 
-    What lies on image tiers is never deleted: ``reconcile`` registers it. Deleting needs the node
-    to be down; listing does not, but sees what is just being received or prepared.
+
+def sweep_index(bootstrap: Bootstrap, *, now: float, dry_run: bool = True) -> Swept:
+    """List the objects that nothing in the index knows; else delete packs and parts on web tiers.
+
+    What lies on image tiers is never deleted: ``reconcile`` registers it. Nor is on a web tier what
+    does not belong there (instances, say, where the tier's role was changed), or a pack that may be
+    all that is left of a study. Deleting needs the node to be down; listing does not, but sees
+    what is just being received.
 
     Raises:
         AlreadyExists: the node, or the index' master, runs.
@@ -310,7 +320,11 @@ def sweep_index(bootstrap: Bootstrap, *, now: float, dry_run: bool = True) -> Sw
         swept = Swept(opened.orphans())
         for tier in opened.tiers:
             if tier.role == "web" and not tier.settings.read_only:
-                paths = [one.path for one in swept.orphans if one.tier == tier.name]
+                paths = [
+                    one.path
+                    for one in swept.orphans
+                    if one.tier == tier.name and one.why in (_UNKNOWN, _PART)
+                ]
                 swept.deleted += delete(tier, paths, opened.check)
                 tier.prune("studies/")
         return swept
@@ -320,26 +334,43 @@ def orphans(reader: IndexReader, tiers: list[Tier]) -> Iterator[Unplaced]:
     """Yield every object on the tiers that nothing in the index knows.
 
     ``reader`` is one that knows sealed instances (``SealedReader``). Markers are known by their
-    names; so are parts of attempts that run. Raises TierUnavailable.
+    names; so is what attempts that run have written. Raises TierUnavailable.
     """
-    live = reader.live_tokens()
+    for uid in sorted(studies_on(tiers)):
+        yield from _unknown(reader, objects_of(tiers, uid))
     asides = reader.aside_places()
     quarantined = asides | {(name, layout.quarantine_reason(path)) for name, path in asides}
-    for uid in sorted(studies_on(tiers)):
-        known = reader.known_objects(uid)
-        places = {*known.asides, *known.doomed, *known.packs}
-        places |= {(place[0], header) for place, header in known.packs.items()}
-        places |= {(one.record.tier, one.record.path) for one in reader.instances(uid)}
-        places |= {(ref.tier, ref.path) for ref in reader.manifests(uid)}
-        objects = objects_of(tiers, uid)
-        yield from objects.strange
-        for place in objects.every():
-            if place not in places:
-                yield Unplaced(*place, "nothing in the index knows it")
     for tier in tiers:
-        for info in tier.walk(layout.ATTEMPTS):
-            if info.path.split("/")[1] not in live:
-                yield Unplaced(tier.name, info.path, "a part of an attempt that does not run")
+        parts = [info.path for info in tier.walk(layout.ATTEMPTS)]
+        live = reader.live_tokens()
+        for path in parts:
+            if path.split("/")[1] not in live:
+                yield Unplaced(tier.name, path, _PART)
         for info in tier.walk("quarantine/"):
             if (tier.name, info.path) not in quarantined:
                 yield Unplaced(tier.name, info.path, "quarantined, and not listed")
+
+
+def _unknown(reader: IndexReader, objects: StudyObjects) -> Iterator[Unplaced]:
+    """Yield the objects of a study that nothing in the index knows.
+
+    They were listed before the index is asked, and attempts that run are asked for before what was
+    reported: what is published and reported meanwhile is known by the one or the other.
+    """
+    uid = objects.study_uid
+    live = reader.live_tokens()
+    known = reader.known_objects(uid)
+    places = {*known.asides, *known.doomed, *known.packs}
+    places |= {(place[0], header) for place, header in known.packs.items()}
+    places |= {(one.record.tier, one.record.path) for one in reader.instances(uid)}
+    places |= {(ref.tier, ref.path) for ref in reader.manifests(uid)}
+    yield from objects.strange
+    made = objects.packs.keys() | objects.headers.keys()
+    for place in objects.every():
+        if place in places or (place in made and layout.token_of(place[1]) in live):
+            continue
+        alone = not objects.instances and (
+            place in objects.packs
+            or any(layout.header_sidecar(path) == place[1] for _, path in objects.packs)
+        )
+        yield Unplaced(*place, _ALONE if alone else _UNKNOWN)

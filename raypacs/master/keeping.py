@@ -34,9 +34,11 @@ class TierDuties(MasterBase):
             self._sequence = self._writer.sequence(now)
             self._due.marks_s = now + MARKS_EVERY_S
         # First: a tier that a later master uses must not be touched in any way.
-        self._tiers.mark(self.epoch, self._sequence)
+        self._tiers.mark(self.epoch, self._sequence, self._still_ours)
         self._tiers.adopt(
-            self._reader.site(), lambda url, name: self._writer.adopt_tier(url, name, now)
+            self._reader.site(),
+            lambda url, name: self._writer.adopt_tier(url, name, now),
+            self._still_ours,
         )
         used = {name: row.used_bytes for name, row in self._writer.ledger(now).items()}
         self._writer.tiers_seen(self._tiers.seen(used), now)
@@ -72,7 +74,9 @@ class TierDuties(MasterBase):
         for token, study_uid, sweeps in due:
             try:
                 for tier in self._tiers.reachable("web"):
-                    count += sweep_attempt(tier, token, study_uid, self._still_ours)
+                    count += sweep_attempt(
+                        tier, token, study_uid, self._still_ours, self._reader.packs
+                    )
             except TierUnavailable as exc:
                 log.warning("sweep put off: %s", exc)
                 continue
