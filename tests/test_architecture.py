@@ -20,7 +20,7 @@ LONGEST_FUNCTION = 60
 
 VOCABULARY = {
     *("errors", "records", "uids", "dataset", "dicom", "dicom_json", "config", "layout", "link"),
-    "process",
+    *("moments", "process"),
 }
 
 # Room to the rooms (packages or modules directly in raypacs) it may import, besides itself.
@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors"},
     "layout": {"errors"},
     "link": {"errors"},
+    "moments": set(),
     "process": set(),
     "uids": set(),
     "dataset": {"errors", "uids"},

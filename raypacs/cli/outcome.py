@@ -8,11 +8,12 @@ import traceback
 from collections.abc import Callable
 
 from raypacs.cli.session import Exit
-from raypacs.errors import ConfigError, NodeNotRunning, NotFound, RaypacsError
+from raypacs.errors import ConfigError, InvalidQuery, NodeNotRunning, NotFound, RaypacsError
 
 _INTERRUPTED = 130
 _CODES: tuple[tuple[type[BaseException], Exit], ...] = (
     (ConfigError, Exit.USAGE),
+    (InvalidQuery, Exit.USAGE),
     (NodeNotRunning, Exit.NOT_RUNNING),
     (NotFound, Exit.NOT_FOUND),
 )

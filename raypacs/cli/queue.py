@@ -191,9 +191,10 @@ def resume(context: typer.Context, kind: Kind = "", as_json: Json = False) -> No
 
 
 def _priority(level: str) -> str:
-    if level not in PRIORITIES:
+    name = level.strip().lower()
+    if name not in PRIORITIES:
         raise ConfigError(f"no priority {level!r}", hint=f"there are {', '.join(PRIORITIES)}")
-    return level
+    return name
 
 
 def _due(at: str) -> float | None:

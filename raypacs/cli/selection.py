@@ -6,8 +6,8 @@ import difflib
 import re
 import time
 from dataclasses import dataclass, field
-from datetime import datetime
 
+from raypacs import moments
 from raypacs.errors import ConfigError
 
 FILTERS = (
@@ -62,7 +62,8 @@ def filters_of(words: list[str] | None) -> dict[str, str]:
     """Return KEY=VALUE words as filters; times without a zone are local.
 
     Raises:
-        ConfigError: a word without ``=``, an unknown key (names the nearest), a wrong time.
+        ConfigError: a word without ``=`` or value, a key that is there twice or unknown (names the
+            nearest), a wrong time.
     """
     found: dict[str, str] = {}
     for word in words or ():
@@ -74,8 +75,15 @@ def filters_of(words: list[str] | None) -> dict[str, str]:
             near = difflib.get_close_matches(key, [*FILTERS, *_SHORT], 1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(FILTERS)}"
             raise ConfigError(f"no filter {key!r}", hint=hint)
+        # An order without the filter that was meant would be one for every item.
+        if not value.strip():
+            raise ConfigError(f"{word!r}: no value", hint="leave the filter out, or say which")
+        if key in found:
+            raise ConfigError(
+                f"{word!r}: {key} is there twice", hint="several: state=FAILED,CANCELED"
+            )
         is_time = key.endswith(("_after", "_before"))
-        found[key] = repr(due_s(value)) if is_time and value else value
+        found[key] = repr(due_s(value)) if is_time else value
     return found
 
 
@@ -85,18 +93,14 @@ def due_s(value: str, now: float | None = None) -> float:
     ``value``: ISO 8601 (local without a zone), ``+90m`` from now (s, m, h, d), or seconds.
 
     Raises:
-        ConfigError: none of them.
+        ConfigError: none of them, or before 1970 or after year 9999.
     """
     later = _LATER.fullmatch(value.strip())
-    if later:
-        start = time.time() if now is None else now
-        return start + float(later[1]) * _UNIT_S[later[2]]
     try:
-        return float(value)
-    except ValueError:
-        pass
-    try:
-        return datetime.fromisoformat(value.strip()).timestamp()
+        if later:
+            start = time.time() if now is None else now
+            return moments.checked(start + float(later[1]) * _UNIT_S[later[2]])
+        return moments.seconds_of(value, zone=None)
     except ValueError:
         raise ConfigError(
             f"{value!r} is not a time", hint="as 2026-03-01T22:00 (local time), or +2h"

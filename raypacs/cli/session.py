@@ -107,12 +107,16 @@ def agreed(session: Session, question: str) -> bool:
     """Ask on standard error; no is the default.
 
     Raises:
-        ConfigError: there is nobody to ask.
+        ConfigError: there is nobody to ask: no terminal, or one that was closed.
     """
+    nobody = ConfigError(f"nobody there to ask: {question}", hint="--yes does it without asking")
+    # A script's standard input may stay open for ever, or hold what is meant for somebody else.
+    if not sys.stdin.isatty():
+        raise nobody
     try:
         return Confirm.ask(question, console=session.stderr, default=False)
     except EOFError:
-        raise ConfigError("nobody there to ask", hint="--yes does it without asking") from None
+        raise nobody from None
 
 
 def _who() -> str:
@@ -145,7 +149,11 @@ def moment(seconds: Any) -> str:
     """Return a time (seconds since the Unix epoch, UTC) in local time, with its offset."""
     if not isinstance(seconds, int | float) or not seconds:
         return str(seconds)
-    return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
+    try:
+        local = datetime.fromtimestamp(seconds, UTC).astimezone()
+    except (ValueError, OverflowError):
+        return str(seconds)
+    return local.isoformat(sep=" ", timespec="seconds")
 
 
 def amount(size_bytes: float | None) -> str:

@@ -79,9 +79,8 @@ class OperatorCalls(Http):
 
     def why(self, study_uid: str) -> list[dict[str, Any]]:
         """Return the story of a study, in order. Raises NotFound."""
-        events: list[dict[str, Any]] = self._json("GET", f"/api/v1/studies/{study_uid}/why")[
-            "events"
-        ]
+        path = f"/api/v1/studies/{quote(study_uid, safe='')}/why"
+        events: list[dict[str, Any]] = self._json("GET", path)["events"]
         return events
 
     def nodes(self) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 from raypacs.client.http import Http, error_of
 
@@ -40,7 +41,7 @@ class StudyCalls(Http):
         Raises:
             NotFound: no such study.
         """
-        return self._json("GET", f"/api/v1/studies/{study_uid}")
+        return self._json("GET", f"/api/v1/studies/{_part(study_uid)}")
 
     def delete_study(self, study_uid: str) -> dict[str, Any]:
         """Delete a study from every cache.
@@ -48,7 +49,7 @@ class StudyCalls(Http):
         Raises:
             NotFound: no such study.
         """
-        return self._json("DELETE", f"/api/v1/studies/{study_uid}")
+        return self._json("DELETE", f"/api/v1/studies/{_part(study_uid)}")
 
     def complete(self, study_uids: Iterable[str]) -> None:
         """Say that nothing more will come for these studies: prepare them now."""
@@ -97,9 +98,15 @@ class StudyCalls(Http):
         Raises:
             NotFound: no such instance.
         """
-        path = f"/dicom-web/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}"
+        study, series, instance = _part(study_uid), _part(series_uid), _part(sop_uid)
+        path = f"/dicom-web/studies/{study}/series/{series}/instances/{instance}"
         with self._http.stream("GET", path, headers={"Accept": AS_STORED}) as response:
             if response.is_error:
                 response.read()
                 raise error_of(response)
             yield from response.iter_bytes(256 * 1024)
+
+
+def _part(uid: str) -> str:
+    """Return a UID as one part of a path, whatever somebody typed for it."""
+    return quote(uid, safe="")

@@ -1,6 +1,6 @@
 """Filters of the task list, as an operator writes them, into conditions on items.
 
-Keys (all values text, '' is ignored): item_id; kind, state, priority (several by comma); node,
+Keys (all values text, none of them empty): item_id; kind, state, priority, node (several by comma);
 wanted_node, study_uid, patient_id, ae_title (exact); created_after, created_before, updated_after,
 updated_before (ISO 8601, without an offset in UTC, or seconds since 1970; after is inclusive,
 before exclusive); error (part of the text, upper or lower case).
@@ -8,13 +8,14 @@ before exclusive); error (part of the text, upper or lower case).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
+from raypacs import moments
 from raypacs.errors import InvalidQuery
 from raypacs.index.schema import work_items
 from raypacs.policy.kinds import kind_of
@@ -49,8 +50,7 @@ class TaskFilter:
         if self.wanted_node:
             found.append(work_items.c.wanted_node != sa.literal_column("''"))
         if self.error:
-            text = sa.func.lower(work_items.c.error).contains(self.error.lower(), autoescape=True)
-            found += [work_items.c.error != sa.literal_column("''"), text]
+            found += [work_items.c.error != sa.literal_column("''"), _contains(self.error)]
         return found
 
     @property
@@ -66,18 +66,22 @@ def read_filter(given: Mapping[str, str]) -> TaskFilter:
         InvalidQuery: an unknown key, or a value that cannot be; names the key.
     """
     known = {*_EXACT, *_TIMES, *_FACETS, "item_id", "error"}
-    wanted = {name: str(value) for name, value in given.items() if str(value)}
+    wanted = {name: str(value) for name, value in given.items()}
     unknown = sorted(wanted.keys() - known)
     if unknown:
         raise InvalidQuery(
             f"{unknown[0]}: no such filter; known: {', '.join(sorted(known))}", key=unknown[0]
         )
+    for name, value in wanted.items():
+        # Without it, an order would be one for more items than was meant.
+        if not value.strip():
+            raise InvalidQuery(f"{name}: no value", key=name)
     exact: dict[str, Any] = {name: wanted[name] for name in _EXACT if name in wanted}
     if "item_id" in wanted:
         exact["item_id"] = _number("item_id", wanted["item_id"])
     return TaskFilter(
         facets={
-            name: tuple(read(value.strip()) for value in wanted[name].split(","))
+            name: tuple(read(value) for value in _named(name, wanted[name]))
             for name, read in _FACETS.items()
             if name in wanted
         },
@@ -85,6 +89,35 @@ def read_filter(given: Mapping[str, str]) -> TaskFilter:
         times={name: _time(name, wanted[name]) for name in _TIMES if name in wanted},
         error=wanted.get("error", ""),
     )
+
+
+def _contains(text: str) -> sa.ColumnElement[bool]:
+    """Return the condition that an item's error has ``text`` in it, upper or lower case.
+
+    SQLite, and PostgreSQL with its collation "C", fold ASCII alone: of any other character both
+    cases are looked for.
+    """
+    error = sa.func.lower(work_items.c.error)
+    if text.isascii():
+        return error.contains(text.lower(), autoescape=True)
+    return error.regexp_match("".join(_either_case(one) for one in text.lower()))
+
+
+def _either_case(character: str) -> str:
+    """Return a regular expression, the same for both databases, for both cases of a character."""
+    if character.isascii():
+        return re.escape(character)
+    # The upper case of some (as sharp s) is two characters: those have one case here.
+    cases = {character, character.upper()} if len(character.upper()) == 1 else {character}
+    return f"[{''.join(sorted(cases))}]"
+
+
+def _named(key: str, value: str) -> list[str]:
+    """Return what is named, several by comma; an AE title may have a comma in it."""
+    named = [value.strip()] if key == "ae_title" else [one.strip() for one in value.split(",")]
+    if not all(named):
+        raise InvalidQuery(f"{key}: no value between the commas", key=key)
+    return named
 
 
 def _state(text: str) -> str:
@@ -112,13 +145,6 @@ def _number(name: str, text: str) -> int:
 
 def _time(name: str, text: str) -> float:
     try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidQuery(
-            f"{name}: {text!r} is neither a time in ISO 8601 nor seconds", key=name
-        ) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        return moments.seconds_of(text)
+    except ValueError as exc:
+        raise InvalidQuery(f"{name}: {exc}", key=name) from None

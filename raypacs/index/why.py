@@ -7,11 +7,11 @@ older events are told in today's words.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
+from raypacs import moments
 from raypacs.errors import NotFound
 from raypacs.index import audit
 from raypacs.index.schema import studies
@@ -147,7 +147,7 @@ def _rescheduled(detail: Detail) -> str:
     told = f"{detail.get('kind', 'work')} rescheduled"
     due_s = float(detail.get("due_s") or 0.0)
     if due_s > float(detail["at_s"]):
-        told += f" for {datetime.fromtimestamp(due_s, UTC).isoformat(timespec='seconds')}"
+        told += f" for {moments.told(due_s)}"
     if detail.get("wanted_node"):
         told += f", to run on node {detail['wanted_node']}"
     return f"{told} ({detail['note']})" if detail.get("note") else told

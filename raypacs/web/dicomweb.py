@@ -72,6 +72,7 @@ def create_dicomweb(gateway: Gateway) -> Starlette:
             RaypacsError: problem.handle,
             404: _no_route,
             405: _no_route,
+            Exception: problem.unforeseen,
         },
     )
 

@@ -90,6 +90,13 @@ def response(error: Problem | RaypacsError) -> Response:
     return Response(content, status, headers=headers, media_type=MEDIA_TYPE)
 
 
+async def unforeseen(_request: Request, _error: Exception) -> Response:
+    """Answer an error that nobody thought of; what it was is for the log, not for the asker."""
+    content = body(500, "an error in raypacs; its log says more")
+    # The error goes on to the server, which logs it and ends the connection.
+    return Response(content, 500, headers={"Connection": "close"}, media_type=MEDIA_TYPE)
+
+
 async def handle(_request: Request, error: Exception) -> Response:
     """Exception handler for the application: problems and raypacs errors."""
     if isinstance(error, Problem | RaypacsError):

@@ -170,6 +170,10 @@ def test_a_study_that_nobody_knows(world: World) -> None:
             "VERIFY rescheduled for 1970-01-02T00:00:00+00:00, to run on node n2 (n1 is gone)",
         ),
         (
+            {"event": "rescheduled", "at_s": 5.0, "detail": {"kind": "VERIFY", "due_s": 1.7e12}},
+            "VERIFY rescheduled for 1700000000000.0 s",
+        ),
+        (
             {"event": "priority", "detail": {"kind": "PREPARE", "priority": "stat"}},
             "PREPARE has priority stat now",
         ),

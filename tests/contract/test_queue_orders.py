@@ -55,6 +55,16 @@ class TestReschedule:
         assert (row["wanted_node"], row["note"]) == ("", "node n2 is gone: any other")
         assert queue.taken("n1").item_id == lease.item_id
 
+    @pytest.mark.parametrize("due_s", [1.7e12, float("inf"), float("nan"), -5.0])
+    def test_at_what_is_no_time(self, queue: Queue, due_s: float) -> None:
+        lease = failed(queue, "1.1")
+        with pytest.raises(InvalidQuery, match="is not in seconds"):
+            again(queue, {"state": "failed"}, due_s=due_s)
+        with pytest.raises(InvalidQuery, match="is not in seconds"):
+            queue.item("1.2", due_s=due_s)
+        assert queue.row(lease.item_id)["state"] == State.FAILED
+        assert queue.reader.tasks({}, 10)["total"] == 1
+
     def test_at_a_later_time(self, queue: Queue) -> None:
         lease = failed(queue, "1.1")
         again(queue, {"state": "failed"}, due_s=T + 3600)

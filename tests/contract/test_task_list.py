@@ -155,11 +155,58 @@ def test_one_task_and_none(queue: Queue) -> None:
         ("priority", "urgent"),
         ("item_id", "x"),
         ("created_after", "yesterday"),
+        ("created_after", "1700000000000"),
+        ("updated_before", "nan"),
+        ("updated_after", "inf"),
+        ("created_before", "-1"),
+        ("state", ""),
+        ("state", " "),
+        ("priority", ","),
+        ("kind", "PREPARE,"),
+        ("error", ""),
     ],
 )
 def test_a_filter_that_cannot_be_names_its_key(queue: Queue, key: str, value: str) -> None:
     with pytest.raises(InvalidQuery, match=key):
         queue.reader.tasks({key: value})
+
+
+def test_an_error_is_found_in_any_case_also_beyond_ascii(database_url: str) -> None:
+    with queue_at(database_url) as queue:
+        errors = ["Überlauf [web1]: Straße 100%", "ÜBERLAUF", "uberlauf", "ошибка диска", "a.b É"]
+        rows = [
+            _item(random.Random(3), number) | {"error": one} for number, one in enumerate(errors)
+        ]
+        with queue.engine.begin() as conn:
+            conn.execute(sa.insert(work_items), rows)
+            for statement in facets.FILL:
+                conn.execute(sa.text(statement))
+        for text, found in (
+            ("überlauf", [2, 1]),
+            ("ÜBERLAUF", [2, 1]),
+            ("Überlauf [WEB1]:", [1]),
+            ("straße 100%", [1]),
+            ("ОШИБКА", [4]),
+            ("A.B é", [5]),
+            ("é b", []),
+            ("berlauf", [3, 2, 1]),
+        ):
+            items = queue.reader.tasks({"error": text}, 10)["items"]
+            assert [one["item_id"] for one in items] == found, text
+
+
+def test_an_ae_title_may_have_a_comma(database_url: str) -> None:
+    with queue_at(database_url) as queue:
+        rows = [
+            _item(random.Random(3), number) | {"ae_title": title}
+            for number, title in enumerate(["CT1,EAST", "CT1", "EAST"])
+        ]
+        with queue.engine.begin() as conn:
+            conn.execute(sa.insert(work_items), rows)
+            for statement in facets.FILL:
+                conn.execute(sa.text(statement))
+        items = queue.reader.tasks({"ae_title": "CT1,EAST"}, 10)["items"]
+        assert [one["ae_title"] for one in items] == ["CT1,EAST"]
 
 
 def test_old_ended_items_leave_for_the_statistics(database_url: str) -> None:

@@ -15,6 +15,7 @@ import pydicom
 import pytest
 from fake_node import FakeNode, serve
 from pydicom.data import get_testdata_file
+from terminal import sits_at_it
 
 from raypacs.cli import app as cli
 from raypacs.cli.app import hoisted, main
@@ -222,10 +223,10 @@ def test_delete_asks_first(
     run: Run, node: FakeNode, series: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uid = run("ingest", series, "--json").json["study_uids"][0]
-    monkeypatch.setattr("builtins.input", lambda *_: "n")
+    sits_at_it(monkeypatch, lambda *_: "n")
     assert run("delete", uid).code == 1
     assert len(node.objects) == 12
-    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    sits_at_it(monkeypatch, lambda *_: "y")
     assert run("delete", uid).code == 0
     assert node.objects == {}
     assert run("delete", uid, "--yes").code == 4

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from terminal import sits_at_it
 
 from raypacs.cli.app import main
 from raypacs.index.reader import IndexReader
@@ -114,7 +115,7 @@ def test_a_sweep_asks_first(run: Run, folder: Path, monkeypatch: pytest.MonkeyPa
     pack = next(path for path in (folder / "data" / "web" / "studies").rglob("*") if path.is_file())
     stray = pack.with_name("0123456789abcdef" + pack.suffix)
     stray.write_bytes(b"x")
-    monkeypatch.setattr("builtins.input", lambda *_: "n")
+    sits_at_it(monkeypatch, lambda *_: "n")
     assert run("sweep")[0] == 1
     assert stray.exists()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fake_cluster import FakeCluster, item
+from terminal import sits_at_it
 from web_world import World, served
 
 from raypacs.cli import master as master_commands
@@ -75,8 +76,9 @@ def test_times_are_local_or_from_now() -> None:
     assert due_s("1700000000") == 1.7e9
     assert due_s("2026-03-01T22:00:00+00:00") == 1772402400.0
     assert due_s("2026-03-01T22:00") == datetime(2026, 3, 1, 22).timestamp()
-    with pytest.raises(ConfigError, match="tomorrow"):
-        due_s("tomorrow")
+    for wrong in ("tomorrow", "", "nan", "inf", "-5", "1700000000000", "+999999999999d"):
+        with pytest.raises(ConfigError, match="is not a time"):
+            due_s(wrong)
 
 
 def test_filter_words() -> None:
@@ -90,6 +92,10 @@ def test_filter_words() -> None:
     with pytest.raises(ConfigError) as caught:
         filters_of(["stat=FAILED"])
     assert "state" in caught.value.hint
+    # A filter that is dropped would make an order one for every item.
+    for words in (["state="], ["state= "], ["created_after="], ["state=FAILED", "state=CANCELED"]):
+        with pytest.raises(ConfigError, match=r"state|created_after"):
+            filters_of(words)
 
 
 def test_the_list_says_how_many_match(run: Run, cluster: FakeCluster) -> None:
@@ -104,7 +110,9 @@ def test_the_list_says_how_many_match(run: Run, cluster: FakeCluster) -> None:
     assert "no room [on] web1; n9 is gone" in out
     assert "none of 0 items" in run("queue", "list", "node=n9")[1]
     code, _, err = run("queue", "list", "state=DONE")
-    assert (code, "state: 'DONE' is not one of" in err) == (1, True)
+    assert (code, "state: 'DONE' is not one of" in err) == (2, True)
+    assert run("queue", "list", "state=,")[0] == 2
+    assert run("queue", "list", "created_after=inf")[0] == 2
     code, _, err = run("queue", "list", "stat=FAILED")
     assert (code, "did you mean 'state'" in err) == (2, True)
 
@@ -153,7 +161,7 @@ def test_many_are_counted_and_asked_for_first(
         return answers.pop(0)
 
     answers = ["n", "y"]
-    monkeypatch.setattr("builtins.input", answer)
+    sits_at_it(monkeypatch, answer)
     code, _, err = run("queue", "reschedule", "state=FAILED")
     assert (code, cluster.events) == (1, [])
     assert "Reschedule 7 items?" in err + "".join(asked)
@@ -178,20 +186,44 @@ def test_without_anyone_to_ask_nothing_is_done(
     def nobody(_: str = "") -> str:
         raise EOFError
 
-    monkeypatch.setattr("builtins.input", nobody)
+    sits_at_it(monkeypatch, nobody)
     cluster.items = [item(1)]
     code, _, err = run("queue", "cancel", "--all")
     assert (code, "--yes" in err, cluster.events) == (2, True, [])
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_without_a_terminal_nobody_is_asked(
+    run: Run, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, form: tuple[str, ...]
+) -> None:
+    def waits_for_ever(_: str = "") -> str:
+        raise AssertionError("read from a pipe")
+
+    monkeypatch.setattr("builtins.input", waits_for_ever)
+    cluster.items = [item(1)]
+    code, _, err = run("queue", "cancel", "--all", *form)
+    assert (code, "--yes" in err, cluster.events) == (2, True, [])
+    assert run("queue", "cancel", "--all", "--yes", *form)[0] == 0
+
+
+def test_an_order_without_its_filter_is_refused(run: Run, cluster: FakeCluster) -> None:
+    cluster.items = [item(1)]
+    for wrong in ("state=,", "priority=", "state= ", "priority=,low", "error="):
+        assert run("queue", "cancel", wrong, "--yes")[0] == 2, wrong
+    assert cluster.events == []
+
+
 def test_work_is_asked_for(run: Run, cluster: FakeCluster) -> None:
     told = answered(run, "queue", "add", "1.2.3", "--kind", "VERIFY", "--priority", "high")
     assert (told["kind"], told["priority"], told["study_uid"]) == ("VERIFY", "high", "1.2.3")
-    assert "item 1: VERIFY of 1.2.3" in run("queue", "add", "1.2.3", "--kind", "VERIFY")[1]
+    assert "item 1: VERIFY of 1.2.3" in run("queue", "add", "1.2.3", "--kind", "verify")[1]
+    told = answered(run, "queue", "add", "1.2.4", "--kind", "Verify", "--priority", "STAT")
+    assert (told["kind"], told["priority"]) == ("VERIFY", "stat")
+    assert run("queue", "add", "1.2.5", "--at", "1700000000000")[0] == 2
 
 
 def test_halt_and_resume(run: Run, cluster: FakeCluster) -> None:
-    assert answered(run, "queue", "halt", "PREPARE")["kinds"]["PREPARE"]["state"] == "halted"
+    assert answered(run, "queue", "halt", "prepare")["kinds"]["PREPARE"]["state"] == "halted"
     assert answered(run, "queue", "halt")["state"] == "halted"
     out = run("queue", "state")[1]
     assert "halted by CLI" in out

@@ -135,3 +135,21 @@ def test_where_the_url_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("RAYPACS_URL", "http://one:1/")
     assert find_url(bootstrap) == "http://one:1"
     assert find_url(bootstrap, "http://two:2") == "http://two:2"
+
+
+def test_a_uid_is_one_part_of_the_path() -> None:
+    paths: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        paths.append(request.url.raw_path)
+        return httpx.Response(200, json={"events": []})
+
+    client = _client(answer)
+    client.why("1.2/3?x=1")
+    client.study("../status")
+    client.delete_study("1.2#3")
+    assert paths == [
+        b"/api/v1/studies/1.2%2F3%3Fx%3D1/why",
+        b"/api/v1/studies/..%2Fstatus",
+        b"/api/v1/studies/1.2%233",
+    ]

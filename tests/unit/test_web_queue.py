@@ -67,7 +67,7 @@ def test_the_list_is_filtered_and_paged(client: httpx.Client, cluster: FakeClust
     assert ids(client.get("/api/v1/queue?state=failed")) == [3]
     assert ids(client.get("/api/v1/queue?state=FAILED,canceled")) == [5, 3]
     assert ids(client.get("/api/v1/queue?error=no room&kind=PREPARE")) == [3]
-    assert ids(client.get("/api/v1/queue?node=n2&error=")) == [5]
+    assert ids(client.get("/api/v1/queue?node=n2")) == [5]
     assert ids(client.get("/api/v1/queue?priority=stat")) == [3]
     assert ids(client.get("/api/v1/queue?item_id=4")) == [4]
     assert ids(client.get("/api/v1/queue?created_after=1005&created_before=1007")) == [6, 5]
@@ -91,6 +91,21 @@ def test_the_list_is_filtered_and_paged(client: httpx.Client, cluster: FakeClust
         ("error=a%00b", "error:"),
         (f"item_id={2**63}", "item_id:"),
         (f"before_id={2**63}", "before_id:"),
+        ("item_id=", "item_id:"),
+        ("state=", "state: no value"),
+        ("state=%20", "state: no value"),
+        ("state=,", "state: no value"),
+        ("priority=,", "priority: no value"),
+        ("kind=PREPARE,", "kind: no value"),
+        ("node=", "node: no value"),
+        ("error=%20", "error: no value"),
+        ("created_after=", "created_after: no value"),
+        ("created_after=nan", "created_after:"),
+        ("created_before=inf", "created_before:"),
+        ("updated_after=-1", "updated_after:"),
+        ("updated_before=1700000000000", "updated_before: 1700000000000.0 is not in seconds"),
+        ("state=FAILED&state=CANCELED", "state: given twice"),
+        ("limit=5&limit=6", "limit: given twice"),
     ],
 )
 def test_a_wrong_filter_is_named(client: httpx.Client, query: str, key: str) -> None:
@@ -185,7 +200,11 @@ def test_nothing_matches(client: httpx.Client, cluster: FakeCluster) -> None:
     ("order", "body", "said"),
     [
         ("cancel", {}, 'say which items: a filter, or "all": true'),
-        ("delete", {"filter": {"state": ""}}, "say which items"),
+        ("delete", {"filter": {"state": ""}}, "filter.state: no value"),
+        ("delete", {"filter": {"state": ","}}, "filter.state: no value"),
+        ("delete", {"filter": {"state": " ", "kind": "PREPARE"}}, "filter.state: no value"),
+        ("cancel", {"filter": {"priority": ""}, "all": True}, "filter.priority: no value"),
+        ("cancel", {"filter": {"updated_after": "nan"}}, "filter.updated_after:"),
         ("cancel", {"filter": {"state": "DONE"}}, "filter.state: 'DONE' is not one of"),
         ("cancel", {"filter": {"stat": "FAILED"}}, "filter.stat: there is no such key"),
         ("cancel", {"filters": {}, "all": True}, "filters: there is no such key"),
@@ -193,6 +212,12 @@ def test_nothing_matches(client: httpx.Client, cluster: FakeCluster) -> None:
         ("reschedule", {"all": True, "mode": "spread"}, "mode spread needs nodes"),
         ("reschedule", {"all": True, "mode": "same", "nodes": ["n1"]}, "mode same takes no"),
         ("reschedule", {"all": True, "at": "soon"}, "at: 'soon' is neither"),
+        ("reschedule", {"all": True, "at": "nan"}, "at: nan is not in seconds"),
+        ("reschedule", {"all": True, "at": "inf"}, "at: inf is not in seconds"),
+        ("reschedule", {"all": True, "at": -1}, "at: -1.0 is not in seconds"),
+        ("reschedule", {"all": True, "at": 1700000000000}, "at: 1700000000000.0 is not in"),
+        ("reschedule", {"all": True, "at": []}, "at: [] is neither"),
+        ("reschedule", {"all": True, "at": True}, "at: True is neither"),
         ("priority", {"all": True}, "priority:"),
         ("priority", {"all": True, "priority": "urgent"}, "priority:"),
     ],
@@ -210,6 +235,11 @@ def test_a_node_that_is_not_there_is_named(client: httpx.Client, cluster: FakeCl
     cluster.items = [item(1)]
     order = {"all": True, "nodes": ["n9"]}
     assert problem(client.post("/api/v1/queue/reschedule", json=order)) == (404, "no node 'n9'")
+    # Also where nothing matches: a name that is wrong would be wrong the next time, too.
+    order = {"filter": {"state": "FAILED"}, "nodes": ["n9"]}
+    assert problem(client.post("/api/v1/queue/reschedule", json=order)) == (404, "no node 'n9'")
+    told = client.post("/api/v1/queue/reschedule", json={**order, "nodes": ["n1"]}).json()
+    assert told == {"matched": 0, "changed": 0, "refused": []}
 
 
 def test_work_is_asked_for(client: httpx.Client, cluster: FakeCluster) -> None:
@@ -222,11 +252,16 @@ def test_work_is_asked_for(client: httpx.Client, cluster: FakeCluster) -> None:
     again = client.post("/api/v1/queue", json={"study_uid": "1.2", "kind": "VERIFY"}).json()
     assert again["item_id"] == told["item_id"]
     assert problem(client.post("/api/v1/queue", json={"study_uid": ""}))[0] == 400
+    anyhow = {"study_uid": "1.2", "kind": "verify", "priority": "Low"}
+    assert client.post("/api/v1/queue", json=anyhow).json()["item_id"] == told["item_id"]
+    for at in (1.7e12, "inf", "-5", {}):
+        status, detail = problem(client.post("/api/v1/queue", json={"study_uid": "1.3", "at": at}))
+        assert (status, detail[:3]) == (400, "at:")
 
 
 def test_halt_and_resume(client: httpx.Client, cluster: FakeCluster) -> None:
     assert client.get("/api/v1/queue/state").json()["state"] == "running"
-    told = client.post("/api/v1/queue/halt", json={"kind": "PREPARE"}).json()
+    told = client.post("/api/v1/queue/halt", json={"kind": "prepare"}).json()
     assert (told["state"], told["kinds"]["PREPARE"]["state"]) == ("running", "halted")
     assert client.post("/api/v1/queue/halt").json()["state"] == "halted"
     assert client.post("/api/v1/queue/resume").json()["state"] == "running"
@@ -289,3 +324,29 @@ def test_why(client: httpx.Client, cluster: FakeCluster) -> None:
     assert told["study_uid"] == "1.2"
     assert told["events"][0] | event == told["events"][0]
     assert problem(client.get("/api/v1/studies/9/why"))[0] == 404
+
+
+def test_errors_of_http_are_problems_as_well(client: httpx.Client) -> None:
+    wrong = client.delete("/api/v1/queue")
+    assert problem(wrong)[0] == 405
+    assert set(wrong.headers["allow"].split(", ")) & {"GET", "POST"}
+    assert problem(client.get("/api/v1/nothing"))[0] == 404
+    as_json = {"Content-Type": "application/json"}
+    broken = client.post("/api/v1/queue", content=b'{"study_uid": ', headers=as_json)
+    status, detail = problem(broken)
+    assert (status, detail.partition(":")[0]) == (400, "the body is not JSON")
+
+
+def test_an_error_that_nobody_thought_of_is_a_problem_without_internals(
+    world: World, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise ZeroDivisionError("a secret of the inside")
+
+    monkeypatch.setattr(cluster, "queue_state", fails)
+    monkeypatch.setattr(world, "_search", fails)
+    with served(world) as client:
+        for path in ("/api/v1/queue/state", "/dicom-web/studies"):
+            answer = client.get(path)
+            assert problem(answer)[0] == 500
+            assert "secret" not in answer.text

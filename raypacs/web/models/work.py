@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from raypacs import moments
 from raypacs.web.models.base import Answer, Request
 
 StateName = Literal[
@@ -26,9 +26,17 @@ MAX_ID = 2**63 - 1
 PRIORITIES: dict[int, PriorityName] = {0: "low", 10: "medium", 20: "high", 30: "stat"}
 
 
+def _named(value: str) -> list[str]:
+    """Return what is named, several by comma; an empty name would be a filter that is not there."""
+    named = [one.strip() for one in value.split(",")]
+    if not all(named):
+        raise ValueError("no value; leave the key out, or say which")
+    return named
+
+
 def _states(value: str) -> str:
     """Return states, several by comma, as the task list names them."""
-    named = [one.strip().upper().replace("_", " ") for one in value.split(",") if one.strip()]
+    named = [one.upper().replace("_", " ") for one in _named(value)]
     for one in named:
         if one not in STATES:
             raise ValueError(f"{one!r} is not one of {', '.join(STATES)}")
@@ -37,11 +45,16 @@ def _states(value: str) -> str:
 
 def _priorities(value: str) -> str:
     """Return priorities, several by comma."""
-    named = [one.strip().lower() for one in value.split(",") if one.strip()]
+    named = [one.lower() for one in _named(value)]
     for one in named:
         if one not in PRIORITIES.values():
             raise ValueError(f"{one!r} is not one of {', '.join(PRIORITIES.values())}")
     return ",".join(named)
+
+
+def _kinds(value: str) -> str:
+    """Return kinds of work, several by comma; which there are, the master knows."""
+    return ",".join(one.upper() for one in _named(_text(value)))
 
 
 def _text(value: str) -> str:
@@ -50,64 +63,67 @@ def _text(value: str) -> str:
     return value
 
 
+def _some(value: str) -> str:
+    if not value.strip():
+        raise ValueError("no value; leave the key out, or say which")
+    return _text(value)
+
+
 def _moment(value: str) -> str:
     """Return ISO 8601 or seconds as seconds since the Unix epoch; without a zone it is UTC."""
-    if not value.strip():
-        return ""
-    return repr(seconds(value))
-
-
-def seconds(value: str | float) -> float:
-    """Return seconds since the Unix epoch of ISO 8601 text (UTC without a zone) or a number.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    try:
-        return float(value)
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(str(value).strip())
-    except ValueError as exc:
-        raise ValueError(f"{value!r} is neither ISO 8601 nor seconds since 1970") from exc
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return repr(moments.seconds_of(_some(value)))
 
 
 def _number(value: str) -> str:
-    if value and not (value.isascii() and value.isdigit() and int(value) <= MAX_ID):
+    if not (value.isascii() and value.isdigit() and int(value) <= MAX_ID):
         raise ValueError(f"{value[:40]!r} is not the number of an item")
     return value
 
 
-def _due(value: str | float | None) -> float | None:
-    return None if value is None or value == "" else seconds(value)
+def _due(value: Any) -> float | None:
+    return None if value is None or value == "" else moments.seconds_of(value)
 
 
 def _priority(value: Any) -> Any:
     return PRIORITIES.get(value, str(value)) if isinstance(value, int) else value
 
 
+def _in_lower_case(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _in_upper_case(value: str) -> str:
+    return _text(value).strip().upper()
+
+
 Text = Annotated[str, AfterValidator(_text)]
+Some = Annotated[str, AfterValidator(_some)]
 Moment = Annotated[str, AfterValidator(_moment)]
 Due = Annotated[float | None, BeforeValidator(_due)]
+KindText = Annotated[str, AfterValidator(_in_upper_case)]
+Wanted = Annotated[PriorityName, BeforeValidator(_in_lower_case)]
 
 
 class TaskFilter(Request):
-    """Which items; all that is given must hold, nothing given holds for every item."""
+    """Which items; all that is given must hold, nothing given holds for every item.
+
+    A key that is given has a value: an empty one would be an order for more than was meant.
+    """
 
     item_id: Annotated[str, AfterValidator(_number)] = Field(
         default="", description="Number of one item"
     )
-    kind: Text = Field(default="", description="Kind of work, as PREPARE; several by comma")
+    kind: Annotated[str, AfterValidator(_kinds)] = Field(
+        default="", description="Kind of work, as PREPARE; several by comma"
+    )
     state: Annotated[str, AfterValidator(_states)] = Field(
         default="", description="State; several by comma, as FAILED,CANCELED"
     )
-    node: Text = Field(default="", description="Node that has it or had it last; several by comma")
-    wanted_node: Text = Field(default="", description="Node that it is bound to")
-    study_uid: Text = Field(default="", description="Study Instance UID (0020,000D)")
-    patient_id: Text = Field(default="", description="Patient ID (0010,0020) of its study")
-    ae_title: Text = Field(default="", description="AE title that sent its study; several by comma")
+    node: Some = Field(default="", description="Node that has it or had it last; several by comma")
+    wanted_node: Some = Field(default="", description="Node that it is bound to")
+    study_uid: Some = Field(default="", description="Study Instance UID (0020,000D)")
+    patient_id: Some = Field(default="", description="Patient ID (0010,0020) of its study")
+    ae_title: Some = Field(default="", description="AE title that sent its study")
     priority: Annotated[str, AfterValidator(_priorities)] = Field(
         default="", description="low, medium, high or stat; several by comma"
     )
@@ -119,7 +135,7 @@ class TaskFilter(Request):
     updated_before: Moment = Field(
         default="", description="Last change; as created_after; exclusive"
     )
-    error: Text = Field(default="", description="Part of the error text, upper or lower case")
+    error: Some = Field(default="", description="Part of the error text, upper or lower case")
 
     def given(self) -> dict[str, str]:
         """Return what was given, key to value."""
@@ -180,9 +196,9 @@ class TaskPage(Answer):
 class Enqueue(Request):
     """A piece of work that is wanted."""
 
-    kind: Text = Field("PREPARE", description="Kind of work")
+    kind: KindText = Field("PREPARE", description="Kind of work")
     study_uid: Text = Field(description="Study Instance UID (0020,000D)", min_length=1)
-    priority: PriorityName = Field("medium", description="Priority")
+    priority: Wanted = Field("medium", description="Priority")
     at: Due = Field(default=None, description="Not before: ISO 8601 or seconds; without it, now")
     node: str = Field(default="", description="Node to bind it to, '' any")
     payload: dict[str, Any] = Field(default_factory=dict, description="Options of its kind")
@@ -236,7 +252,7 @@ class RescheduleMany(When, Selection):
 class WantedPriority(Request):
     """A priority for an item."""
 
-    priority: PriorityName = Field(description="Priority")
+    priority: Wanted = Field(description="Priority")
 
 
 class PriorityMany(WantedPriority, Selection):
@@ -268,7 +284,7 @@ class DeletedTask(Answer):
 class KindName(Request):
     """The whole queue, or one kind of work."""
 
-    kind: str = Field(default="", description="Kind of work; '' is the whole queue")
+    kind: KindText = Field(default="", description="Kind of work; '' is the whole queue")
 
 
 class KindState(Answer):
@@ -276,6 +292,7 @@ class KindState(Answer):
 
     state: str = Field(description="running, halting, halted or stalled")
     why: str = Field(default="", description="What it waits for")
+    counts: dict[str, int] = Field(default_factory=dict, description="State to number of items")
 
 
 class QueueState(Answer):

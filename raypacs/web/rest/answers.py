@@ -24,7 +24,9 @@ BAD_REQUEST = says("A key or value is wrong; says which")
 NO_INDEX: Responses = {503: says("The index cannot be read just now; ask again after Retry-After")}
 NO_MASTER: Responses = {503: says("The master is not reachable; ask again after Retry-After")}
 NO_STUDY: Responses = {404: says("No such study")}
+NO_STUDY_OR_NODE: Responses = {404: says("No such study or node")}
 NO_ITEM: Responses = {404: says("No such work item")}
+NO_ITEM_OR_NODE: Responses = {404: says("No such work item or node")}
 NO_NODE: Responses = {404: says("No such node")}
 NOT_NOW: Responses = {409: says("Not possible in the state that the item is in; says which")}
 

@@ -50,6 +50,7 @@ def create_rest(gateway: Gateway) -> FastAPI:
             RaypacsError: problem.handle,
             HTTPException: _http_problem,
             RequestValidationError: _invalid,
+            Exception: problem.unforeseen,
         },
     )
     for routes in (state, studies, queue, cluster):
@@ -90,7 +91,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
 async def _http_problem(_request: Request, error: Exception) -> Response:
     status = int(getattr(error, "status_code", 500))
     detail = str(getattr(error, "detail", ""))
-    return Response(problem.body(status, detail), status, media_type=problem.MEDIA_TYPE)
+    headers = getattr(error, "headers", None)  # Allow of a 405
+    content = problem.body(status, detail)
+    return Response(content, status, headers=headers, media_type=problem.MEDIA_TYPE)
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:
@@ -103,6 +106,8 @@ async def _invalid(_request: Request, error: Exception) -> Response:
 
 def _named(error: dict[str, Any]) -> str:
     """Return one error as ``key: what is wrong``; the key as the sender wrote it."""
+    if error["type"] == "json_invalid":
+        return f"the body is not JSON: {error.get('ctx', {}).get('error', 'malformed')}"
     key = ".".join(str(part) for part in error["loc"][1:])
     why = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":

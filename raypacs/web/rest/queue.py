@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 
-from raypacs.errors import IllegalTransition, NotFound
+from raypacs.errors import IllegalTransition, InvalidQuery, NotFound
 from raypacs.web.gateway import Gateway
 from raypacs.web.models.work import (
     MAX_ID,
@@ -27,7 +27,16 @@ from raypacs.web.models.work import (
     WantedPriority,
     When,
 )
-from raypacs.web.rest.answers import NO_INDEX, NO_ITEM, NO_MASTER, NO_STUDY, NOT_NOW, who_asks
+from raypacs.web.rest.answers import (
+    NO_INDEX,
+    NO_ITEM,
+    NO_ITEM_OR_NODE,
+    NO_MASTER,
+    NO_NODE,
+    NO_STUDY_OR_NODE,
+    NOT_NOW,
+    who_asks,
+)
 from raypacs.web.services import Row, Services
 
 BATCH = 500
@@ -45,6 +54,14 @@ def create(gateway: Gateway) -> APIRouter:
     return router
 
 
+def _each_key_once(request: Request) -> None:
+    """Refuse `state=FAILED&state=CANCELED`: one of them would be dropped without a word."""
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if given.count(name) > 1:
+            raise InvalidQuery(f"{name}: given twice; several values by comma", key=name)
+
+
 def _add_list(router: APIRouter, gateway: Gateway) -> None:
     services = gateway.services
 
@@ -53,6 +70,7 @@ def _add_list(router: APIRouter, gateway: Gateway) -> None:
         summary="The task list of the cluster, newest items first",
         response_model=TaskPage,
         responses=NO_INDEX,
+        dependencies=[Depends(_each_key_once)],
     )
     def list_tasks(query: Annotated[TaskQuery, Query()]) -> Row:
         return services.tasks(query.given(), query.limit, query.offset, query.before_id)
@@ -62,7 +80,7 @@ def _add_list(router: APIRouter, gateway: Gateway) -> None:
         status_code=202,
         summary="Ask for work on a study; an item that waits for it already stands for it",
         response_model=Task,
-        responses=NO_STUDY | NO_MASTER,
+        responses=NO_STUDY_OR_NODE | NO_MASTER,
     )
     def enqueue(body: Enqueue, request: Request) -> Row:
         item_id = services.master(
@@ -118,7 +136,7 @@ def _add_many(router: APIRouter, gateway: Gateway) -> None:
         "/api/v1/queue/reschedule",
         summary="Do again what matches: now or later, on the same node, a named one, or several",
         response_model=BulkAnswer,
-        responses=NO_MASTER,
+        responses=NO_NODE | NO_MASTER,
     )
     def reschedule_many(body: RescheduleMany, request: Request) -> Row:
         order = {"due_s": body.at, "nodes": body.nodes or None, "mode": body.mode}
@@ -179,7 +197,7 @@ def _add_one(router: APIRouter, gateway: Gateway) -> None:
         "/api/v1/queue/{item_id}/reschedule",
         summary="Do an item again: now or later, on the same node, a named one, or several",
         response_model=Task,
-        responses=NO_ITEM | NOT_NOW | NO_MASTER,
+        responses=NO_ITEM_OR_NODE | NOT_NOW | NO_MASTER,
     )
     def reschedule_task(item_id: ItemId, request: Request, body: When | None = None) -> Row:
         when = body or When()
@@ -213,19 +231,21 @@ def _add_one(router: APIRouter, gateway: Gateway) -> None:
 def _for_all(services: Services, event: str, chosen: Selection, who: str, **order: Any) -> Row:
     """Order something for all items that match, batch by batch.
 
-    The newest item of now is the last: what is enqueued meanwhile is not chased for ever.
+    The newest item of now is the last: what is enqueued meanwhile is not chased for ever. The
+    master is asked even where nothing matches if the order names nodes: it knows them.
     """
     filters = chosen.filter.given()
-    newest = services.tasks(filters, 1, 0, 0)["items"]
+    found = services.tasks(filters, 1, 0, 0)["items"]
+    newest_id = found[0]["item_id"] if found else 0
     told: Row = {"matched": 0, "changed": 0, "refused": []}
-    after_id, more = 0, bool(newest)
+    after_id, more = 0, bool(found or order.get("nodes"))
     while more:
         part = services.master(event, filters, who=who, limit=BATCH, after_id=after_id, **order)
         told["matched"] += part["matched"]
         told["changed"] += part["changed"]
         told["refused"] = [*told["refused"], *part["refused"]][:_REFUSED_SHOWN]
         after_id = part["after_id"]
-        more = part["more"] and after_id < newest[0]["item_id"]
+        more = part["more"] and after_id < newest_id
     return told
 
 
