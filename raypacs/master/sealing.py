@@ -19,6 +19,7 @@ from raypacs.index.sealing import ManifestRef, Row, Sealing
 from raypacs.master.keeping import DELETE_GRACE_S, TierDuties
 from raypacs.storage import manifest
 from raypacs.storage.tier import Tier
+from raypacs.upkeep import put_checked
 
 log = logging.getLogger(__name__)
 
@@ -107,14 +108,18 @@ class SealDuties(TierDuties):
         return next(iter([*by_size, *tiers.values()]), None)
 
     def _written(self, planned: _Planned) -> bool:
-        """Write a study's manifests and read them back: their rows are deleted next."""
+        """Write a study's manifests and read them back: their rows are deleted next.
+
+        Raises:
+            StaleEpoch: another master took over; the one under way is not there.
+        """
         tiers = {tier.name: tier for tier in self._tiers.reachable("image")}
         for ref in planned.sealing.manifests:
             tier = tiers.get(ref.tier)
             if tier is None or not self._is_there(tier):
                 return False
             try:
-                tier.put_durable(ref.path, planned.data[ref.path])
+                put_checked(tier, ref.path, planned.data[ref.path], self._still_ours)
                 told = manifest.decode(tier.read(ref.path)).rows()
             except (TierFull, TierUnavailable, AlreadyExists, NotFound, ManifestCorrupt) as exc:
                 log.warning("not sealed: %s", exc, extra={"tier": ref.tier, "path": ref.path})

@@ -15,10 +15,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from raypacs.config import TierSettings
-from raypacs.errors import AlreadyExists, ConfigError, NotFound, TierFull, TierUnavailable
+from raypacs.errors import (
+    AlreadyExists,
+    ConfigError,
+    NotFound,
+    RaypacsError,
+    TierFull,
+    TierUnavailable,
+)
 from raypacs.storage.folders import (
     FOLDER_MODE,
     MISSING,
@@ -27,9 +34,19 @@ from raypacs.storage.folders import (
     Folders,
     translated,
 )
-from raypacs.storage.objects import Buffer, ObjectInfo, as_chunks, checked_path, split_prefix
+from raypacs.storage.objects import (
+    Buffer,
+    ObjectInfo,
+    as_chunks,
+    checked_path,
+    split_prefix,
+    split_url,
+)
 from raypacs.storage.used import UsedBytes
 
+# Where a folder cannot be made whatever is mounted: a file is in its place or above it, or no such
+# name is allowed.
+_NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL)
 _STALE_TEMPORARY_S = 24 * 3600.0
 
 
@@ -41,7 +58,7 @@ class LocalTier:
     """
 
     def __init__(self, settings: TierSettings, *, sync: Callable[[int], None] = os.fsync) -> None:
-        url = urlsplit(settings.url)
+        url = split_url(settings)
         if url.scheme not in ("", "file") or not url.path.startswith("/"):
             raise ConfigError(f"tier {settings.name}: {settings.url!r} is not an absolute folder")
         self.settings = settings
@@ -52,8 +69,8 @@ class LocalTier:
         self.used = UsedBytes(self.name, settings.capacity_bytes, self.walk)
         try:
             os.makedirs(self.root, mode=FOLDER_MODE, exist_ok=True)
-        except OSError as exc:
-            raise self._unavailable(exc, self.root) from exc
+        except (OSError, ValueError) as exc:
+            raise _not_opened(settings, exc) from exc
 
     def put_durable(self, path: str, chunks: Iterable[Buffer] | Buffer) -> int:
         """Create ``path`` and return its size once file and folder are flushed.
@@ -228,6 +245,14 @@ class LocalTier:
 
     def _unavailable(self, exc: OSError, path: str) -> NotFound | TierFull | TierUnavailable:
         return translated(exc, self.name, path)
+
+
+def _not_opened(settings: TierSettings, exc: OSError | ValueError) -> RaypacsError:
+    """Tell a folder that can never be from one that is away."""
+    why = f"tier {settings.name}: {settings.url!r}: {getattr(exc, 'strerror', None) or exc}"
+    if isinstance(exc, ValueError) or exc.errno in _NO_FOLDER:
+        return ConfigError(why, hint="give the URL of a folder", tier=settings.name)
+    return TierUnavailable(why, tier=settings.name)
 
 
 class LocalWriter:

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
+from urllib.parse import SplitResult, urlsplit
 
-from raypacs.errors import NotFound
+from raypacs.config import TierSettings
+from raypacs.errors import ConfigError, NotFound
 
 Buffer = bytes | bytearray | memoryview
 
@@ -64,6 +66,14 @@ def checked_path(path: str) -> str:
     if "\0" in path or any(segment in ("", ".", "..") for segment in segments):
         raise NotFound(f"{path!r} is not an object path", path=path)
     return path
+
+
+def split_url(settings: TierSettings) -> SplitResult:
+    """Split a tier's URL. Raises ConfigError: it is none."""
+    try:
+        return urlsplit(settings.url)
+    except ValueError as exc:
+        raise ConfigError(f"tier {settings.name}: {settings.url!r}: {exc}") from exc
 
 
 def split_prefix(prefix: str) -> tuple[str, str]:

@@ -26,6 +26,8 @@ from raypacs.storage.used import UsedBytes
 # Stores where a finished PUT is durable by their own word. "memory" is the reference of the tests:
 # as durable as its process.
 _DURABLE = frozenset({"memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "swift"})
+# What fsspec and its stores answer to a URL that they cannot make sense of.
+_NO_STORE = (ValueError, ImportError, TypeError, LookupError, AttributeError, RuntimeError)
 _SPOOL_BYTES = 16 * 1024 * 1024
 _COPY_BYTES = 8 * 1024 * 1024
 
@@ -39,7 +41,10 @@ class FsspecTier:
         self.role = settings.role
         try:
             self._fs, root = url_to_fs(settings.url)
-        except (ValueError, ImportError) as exc:
+        except OSError as exc:
+            why = f"tier {settings.name}: {settings.url!r}: {exc}"
+            raise TierUnavailable(why, tier=settings.name) from exc
+        except _NO_STORE as exc:
             raise ConfigError(f"tier {settings.name}: {settings.url!r}: {exc}") from exc
         protocol = self._fs.protocol
         names = {protocol} if isinstance(protocol, str) else set(protocol)

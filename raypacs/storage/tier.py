@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from raypacs.config import TierSettings
 from raypacs.storage.local import LocalTier
-from raypacs.storage.objects import UNLIMITED_BYTES, Buffer, ObjectInfo, ObjectWriter
+from raypacs.storage.objects import UNLIMITED_BYTES, Buffer, ObjectInfo, ObjectWriter, split_url
 from raypacs.storage.remote import FsspecTier
 
 __all__ = [
@@ -92,9 +91,10 @@ def open_tier(settings: TierSettings) -> Tier:
     """Open a tier; a local folder is made when it is missing.
 
     Raises:
-        ConfigError: no such kind of URL, or one that cannot store durably for its role.
-        TierUnavailable: it cannot be reached.
+        ConfigError: it can never be: no such kind of URL, one that cannot store durably for its
+            role, a file where a folder should be.
+        TierUnavailable: it cannot be reached just now. Nothing else is raised.
     """
-    if urlsplit(settings.url).scheme in ("", "file"):
+    if split_url(settings).scheme in ("", "file"):
         return LocalTier(settings)
     return FsspecTier(settings)

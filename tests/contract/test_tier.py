@@ -234,10 +234,34 @@ def test_roles_that_need_durability_refuse_what_cannot_give_it(tmp_path: Path) -
         open_tier(TierSettings(name="t", role="image", url="relative/folder"))
 
 
-def test_unreachable_folder_is_unavailable(tmp_path: Path) -> None:
+def test_a_folder_that_can_never_be_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises((TierUnavailable, NotFound)):
-        open_tier(TierSettings(name="t", role="image", url=(tmp_path / "file" / "x").as_uri()))
+    for url in (
+        (tmp_path / "file").as_uri(),
+        (tmp_path / "file" / "x").as_uri(),
+        (tmp_path / ("n" * 300)).as_uri(),
+        "file:///a%00b",
+        "file://[/x",
+        "memory://[/x",
+    ):
+        with pytest.raises(ConfigError, match="tier t"):
+            open_tier(TierSettings(name="t", role="image", url=url))
+
+
+def test_a_folder_that_cannot_be_reached_now_is_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(TierUnavailable):
+        open_tier(TierSettings(name="t", role="image", url=(tmp_path / "loop" / "x").as_uri()))
+    for code in (errno.ENOENT, errno.EACCES, errno.ESTALE, errno.EROFS, errno.EIO):
+
+        def fails(*_: object, code: int = code, **__: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "makedirs", fails)
+        with pytest.raises(TierUnavailable, match=os.strerror(code)):
+            open_tier(TierSettings(name="t", role="image", url=(tmp_path / "x").as_uri()))
 
 
 def test_hidden_names_are_no_objects_and_old_ones_go(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -18,8 +19,8 @@ from raypacs.master import DELETE_GRACE_S, Master
 from raypacs.storage.placing import ImageTiers
 from raypacs.storage.room import Allotments, Markers
 from raypacs.storage.site import Mounted, belongs, leave_marker, site_of
-from raypacs.storage.tier import LocalTier, Tier, open_tier
-from raypacs.upkeep import delete
+from raypacs.storage.tier import Buffer, LocalTier, Tier, open_tier
+from raypacs.upkeep import delete, put_checked
 from tests.factories import instance_record
 
 T = 1_700_000_000.0
@@ -189,6 +190,21 @@ class TestOlderIndex:
         assert layout.sequence_of(marker.path) > 0
 
 
+def taking_over(tmp_path: Path, prefix: str) -> Callable[[TierSettings], Tier]:
+    """Open tiers that are written to just before another master takes over."""
+
+    class Stopping(LocalTier):
+        def put_durable(self, path: str, chunks: Iterable[Buffer] | Buffer) -> int:
+            size = super().put_durable(path, chunks)
+            if path.startswith(prefix):
+                engine = open_engine(f"sqlite:///{tmp_path / 'index' / 'index.sqlite'}")
+                IndexWriter.claim_epoch(engine, [], T)
+                engine.dispose()
+            return size
+
+    return Stopping
+
+
 class TestStoppedMaster:
     def test_a_deletion_ends_where_another_master_took_over(
         self, start: START, clock: Clock, tmp_path: Path
@@ -214,6 +230,49 @@ class TestStoppedMaster:
         left = [path for path in paths if image(tmp_path).exists(path)]
         assert sorted([*left, *taken_over]) == sorted(paths)
         assert len(left) == 2
+
+    def test_a_marker_of_a_master_that_was_stopped_does_not_stay(
+        self, start: START, clock: Clock, tmp_path: Path
+    ) -> None:
+        """Stopped while it writes its marker, continued after the other one's claim."""
+        master = start()
+        tier = image(tmp_path)
+        before = [info.path for info in tier.walk(layout.EPOCH_MARKERS)]
+        claimed = taking_over(tmp_path, layout.EPOCH_MARKERS)
+        stored(master, tmp_path)
+        master._tiers.open([], reader(tmp_path).site())  # opened anew, by the tier that stops
+        master._tiers._opener = claimed
+        clock.now += 61
+        with pytest.raises(StaleEpoch):
+            master.tick()
+        assert [info.path for info in tier.walk(layout.EPOCH_MARKERS)] == before
+
+    def test_nor_does_a_manifest(self, start: START, clock: Clock, tmp_path: Path) -> None:
+        master = start()
+        stored(master, tmp_path)
+        path = layout.manifest("1.2.3", "1.2.3.1", layout.new_token())
+        tier = taking_over(tmp_path, "studies/")(default_tiers(tmp_path)[0])
+        with pytest.raises(StaleEpoch):
+            put_checked(tier, path, b"x", master._still_ours)
+        assert not tier.exists(path)
+        with pytest.raises(StaleEpoch):  # and nothing is begun
+            put_checked(Mock(), path, b"x", master._still_ours)
+
+    def test_a_new_tier_is_not_marked_by_it(
+        self, start: START, clock: Clock, tmp_path: Path
+    ) -> None:
+        master = start()
+        engine = open_engine(f"sqlite:///{tmp_path / 'index' / 'index.sqlite'}")
+        IndexWriter.claim_epoch(engine, [], clock.now)
+        engine.dispose()
+        new = TierSettings(name="image2", role="image", url=(tmp_path / "image2").as_uri())
+        site = reader(tmp_path).site()
+        master._tiers.open([new], site)
+        with pytest.raises(StaleEpoch):
+            master._tiers.mark(master.epoch, 1, master._still_ours)
+        with pytest.raises(StaleEpoch):
+            master._tiers.adopt(site, lambda url, name: None, master._still_ours)
+        assert list(open_tier(new).walk()) == []
 
     def test_each_object_is_asked_for(self, tmp_path: Path) -> None:
         tier, asked = image(tmp_path), []
