@@ -28,6 +28,7 @@ from raypacs.cluster.mastership import Mastership
 from raypacs.cluster.processes import reserve_port
 from raypacs.cluster.raylet import RayNode
 from raypacs.cluster.reach import Reach
+from raypacs.cluster.service import START_S, Service
 from raypacs.config import Bootstrap
 from raypacs.edges import boot_prefix, recover
 from raypacs.errors import ConfigError, NodeNotRunning, RaypacsError
@@ -39,7 +40,6 @@ from raypacs.work.kinds import RUNS
 _log = logging.getLogger("raypacs.cluster.node")
 HEARTBEAT_S = 2.0
 WATCH_EVERY_S = 2.0
-ACTOR_START_S = 120.0
 
 
 def run(
@@ -115,8 +115,7 @@ class _Node:
         self._master = MasterHandle()
         self._mastership = Mastership(bootstrap) if "master" in bootstrap.roles else None
         self._reach = Reach(IndexReader(bootstrap.database_url))
-        self._actors: dict[str, Any] = {}
-        self._starts: dict[str, tuple[Any, ...]] = {}
+        self._services: dict[str, Service] = {}
         self._ports: dict[str, int] = {}
         self._problems: tuple[str, ...] = ()
         self._leaving = threading.Event()
@@ -153,15 +152,12 @@ class _Node:
         ):
             if role in roles:
                 self._add(EdgeActor, role, role, self._plain, self._boot, start=(port,))
-        calls = {
-            name: actor.start.remote(*self._starts[name]) for name, actor in self._actors.items()
-        }
-        for name, answer in zip(
-            calls, ray.get(list(calls.values()), timeout=ACTOR_START_S), strict=True
-        ):
-            if name != "dispatcher":
-                self._starts[name] = (answer,)  # a restarted actor takes the same port again
-        self._ports = {name: start[0] for name, start in self._starts.items() if start}
+        services = list(self._services.values())
+        answers = ray.get([service.start() for service in services], timeout=START_S)
+        for service, answer in zip(services, answers, strict=True):
+            if service.name != "dispatcher":
+                service.start_args = (answer,)  # a restarted actor takes the same port again
+                self._ports[service.name] = answer
         self._see()
         return self._describe()
 
@@ -204,8 +200,7 @@ class _Node:
 
     def _add(self, kind: Any, name: str, *args: Any, start: tuple[Any, ...]) -> None:
         """Create an actor of this node; ``start`` are the arguments of its start()."""
-        self._starts[name] = start
-        self._actors[name] = (
+        actor = (
             ray.remote(kind)
             .options(
                 # Named by this life of the node: Ray may not have buried the last one's yet.
@@ -220,6 +215,7 @@ class _Node:
             )
             .remote(*args)
         )
+        self._services[name] = Service(name, actor, start)
 
     def _describe(self) -> dict[str, Any]:
         info = self._info()
@@ -251,7 +247,7 @@ class _Node:
                 _log.warning("no heartbeat", extra={"why": str(exc)[:500]})
 
     def watch(self, stop: threading.Event) -> None:
-        """Start again what Ray has restarted, until told to stop.
+        """Look after the services until told to stop.
 
         Raises:
             NodeNotRunning: Ray ended under this node.
@@ -265,15 +261,9 @@ class _Node:
                     "Ray ended under this node: it was killed, or the cluster declared it dead",
                     hint="start the node again; systemd does with Restart=always",
                 )
-            for name, actor in self._actors.items():
-                try:
-                    ray.get(actor.start.remote(*self._starts[name]), timeout=ACTOR_START_S)
-                except (
-                    RaypacsError,
-                    RayError,
-                    OSError,
-                ) as exc:  # being restarted; asked again next time
-                    _log.warning("service away", extra={"service": name, "why": str(exc)[:500]})
+            for service in self._services.values():
+                if not stop.is_set():
+                    service.look_after()
 
     def stop(self) -> None:
         """Stop receiving, then working, then the master: nothing answered is left unregistered."""
@@ -281,14 +271,8 @@ class _Node:
         if not self._ray.alive():
             return
         for name in ("listener", "gateway", "dispatcher"):
-            actor = self._actors.get(name)
-            if actor is None:
-                continue
-            try:
-                ray.get(actor.stop.remote(), timeout=60)
-                _log.info("stopped", extra={"service": name})
-            except RayError as exc:  # it died: what it answered is registered at the next start
-                _log.warning("service not stopped", extra={"service": name, "why": str(exc)[:500]})
+            if name in self._services:
+                self._services[name].stop()
         if self._beats.is_alive():
             self._beats.join(HEARTBEAT_S)  # no heartbeat after the farewell
         if self._refused is None:  # a refused node stays shown as such
