@@ -33,6 +33,10 @@ from raypacs.maintenance.rebuild import (
 )
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, only say what would be.")]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Though other nodes were heard just now: they crashed for sure."),
+]
 
 _NUMBERS = frozenset({"objects"})
 
@@ -45,6 +49,7 @@ def migrate(
     to: Annotated[
         str, typer.Option(metavar="URL", help="Empty database: postgresql://USER@HOST/DATABASE.")
     ],
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Move the index into an empty database, without importing anything again. Node down."""
@@ -54,7 +59,9 @@ def migrate(
         def progress(table: str, rows: int) -> None:
             shown.update(f"moving the index: {table}, {rows:,} rows")
 
-        moved = migrate_index(session.bootstrap, to, now=time.time(), progress=progress)
+        moved = migrate_index(
+            session.bootstrap, to, now=time.time(), progress=progress, force=force
+        )
     total = sum(moved.rows.values())
     session.emit(
         asdict(moved),
@@ -88,6 +95,7 @@ def backup(
 def restore(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="Backup to restore.")],
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Make a backup the index. Node down; the index that was there is kept beside it.
@@ -96,7 +104,7 @@ def restore(
     """
     session = session_of(context, as_json)
     with session.stderr.status("restoring the index ..."):
-        done = restore_index(session.bootstrap, file, now=time.time())
+        done = restore_index(session.bootstrap, file, now=time.time(), force=force)
     kept = f"; what was there is {escape(str(done.replaced))}" if done.replaced else ""
     session.emit(
         asdict(done),
@@ -113,6 +121,7 @@ def rebuild(
         typer.Option(help="Settings of the site, as exported. Default: those in the index."),
     ] = None,
     dry_run: DryRun = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Make the index again from what lies on the tiers. Node down; the index must be empty.
@@ -123,13 +132,20 @@ def rebuild(
     site = read_settings(settings)[1] if settings is not None else None
     with _counting(session) as progress:
         found = rebuild_index(
-            session.bootstrap, now=time.time(), settings=site, dry_run=dry_run, progress=progress
+            session.bootstrap,
+            now=time.time(),
+            settings=site,
+            dry_run=dry_run,
+            progress=progress,
+            force=force,
         )
     _tell(session, found)
 
 
 @app.command()
-def reconcile(context: typer.Context, dry_run: DryRun = False, as_json: Json = False) -> None:
+def reconcile(
+    context: typer.Context, dry_run: DryRun = False, force: Force = False, as_json: Json = False
+) -> None:
     """Make index and tiers agree, as after a restore; then deletions go on. Node down.
 
     What the tiers hold is registered; what no tier holds any more is listed as lost.
@@ -137,7 +153,7 @@ def reconcile(context: typer.Context, dry_run: DryRun = False, as_json: Json = F
     session = session_of(context, as_json)
     with _counting(session) as progress:
         found = reconcile_index(
-            session.bootstrap, now=time.time(), dry_run=dry_run, progress=progress
+            session.bootstrap, now=time.time(), dry_run=dry_run, progress=progress, force=force
         )
     _tell(session, found)
 
@@ -147,6 +163,7 @@ def sweep(
     context: typer.Context,
     dry_run: DryRun = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """List the objects that nothing in the index knows; delete those on web tiers. Node down.
@@ -163,7 +180,7 @@ def sweep(
         ):
             raise typer.Exit(Exit.FAILED)
     with session.stderr.status("sweeping ..."):
-        swept = sweep_index(bootstrap, now=time.time(), dry_run=dry_run)
+        swept = sweep_index(bootstrap, now=time.time(), dry_run=dry_run, force=force)
     table = columns(
         f"{len(swept.orphans):,} unknown objects, {swept.deleted:,} deleted", "tier", "path", "why"
     )

@@ -14,10 +14,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from raypacs import process
-from raypacs.errors import AlreadyExists, ConfigError, RaypacsError
+from raypacs.errors import ConfigError, RaypacsError
 from raypacs.index import ledger, site
-from raypacs.index.claiming import claiming, last_claimer
+from raypacs.index.claiming import claiming
 from raypacs.index.engine import migrate, open_engine, public_url, version
+from raypacs.index.in_use import refuse_in_use
 from raypacs.index.schema import meta, metadata
 from raypacs.index.writing import Writing
 
@@ -29,19 +30,23 @@ BATCH = 2_000
 _TELLING = ("meta", "studies", "settings", "audit", "work_items")
 
 
-def move(url: str, to: str, now: float, progress: Progress) -> dict[str, int]:
+def move(
+    url: str, to: str, now: float, progress: Progress, *, own: str = "", force: bool = False
+) -> dict[str, int]:
     """Move the index at ``url`` into the empty database ``to``; return rows by table.
+
+    ``own`` and ``force`` as in :func:`raypacs.index.in_use.refuse_in_use`.
 
     Raises:
         ConfigError: no index at ``url``, it was moved already, or ``to`` holds an index.
-        AlreadyExists: its master still runs on this host.
+        AlreadyExists: its master, or one of its nodes, is up.
         IndexUnavailable: one of the databases does not work; nothing was moved.
     """
     if public_url(url) == public_url(to):
         raise ConfigError("the index is there already", hint="name another database with --to")
     source = open_engine(url)
     try:
-        moved = _check_source(source)
+        moved = _check_source(source, now, own, force)
         target = open_engine(to)
         try:
             migrate(target)
@@ -54,25 +59,15 @@ def move(url: str, to: str, now: float, progress: Progress) -> dict[str, int]:
         source.dispose()
 
 
-def _check_source(source: sa.Engine) -> str:
+def _check_source(source: sa.Engine, now: float, own: str, force: bool) -> str:
     """Return where the source says it was moved to, or ''."""
     if version(source) is None:
         raise ConfigError("there is no index to move", hint="check index_url and data_dir")
+    refuse_in_use(source, now, own=own, force=force)
     migrate(source)
-    refuse_live_master(source)
     with source.connect() as conn:
         query = sa.select(meta.c.value).where(meta.c.name == "moved_to")
         return str(conn.execute(query).scalar() or "")
-
-
-def refuse_live_master(engine: sa.Engine) -> None:
-    """Raise AlreadyExists where the last master still runs on this host, in another process."""
-    older = last_claimer(engine)
-    if process.runs_here(older) and older["pid"] != process.identity()["pid"]:
-        raise AlreadyExists(
-            f"the master of this index still runs: pid {older['pid']} {older['node']}".rstrip(),
-            hint="stop every node first (`raypacs down`)",
-        )
 
 
 def _check_target(target: sa.Engine, to: str, moved: str) -> None:

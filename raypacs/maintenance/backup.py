@@ -18,7 +18,7 @@ from raypacs.config import Bootstrap
 from raypacs.errors import AlreadyExists, ConfigError, IndexUnavailable
 from raypacs.index import backup
 from raypacs.index.engine import open_engine, parse_url, tool_url
-from raypacs.index.moving import refuse_live_master
+from raypacs.index.in_use import refuse_in_use
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,11 @@ def backup_index(bootstrap: Bootstrap, file: Path, *, now: float) -> BackedUp:
     return BackedUp(file, file.stat().st_size, found.epoch, found.taken_s)
 
 
-def restore_index(bootstrap: Bootstrap, file: Path, *, now: float) -> Restored:
+def restore_index(bootstrap: Bootstrap, file: Path, *, now: float, force: bool = False) -> Restored:
     """Make the backup ``file`` the index; the node must be down. What was there is kept beside.
 
     Raises:
-        AlreadyExists: the node, or the index' master, runs.
+        AlreadyExists: the node, the index' master or another node of it runs (``force``: or may).
         ConfigError: ``file`` is no whole index, or of another site; or the index is on
             PostgreSQL: names the command.
         IndexUnavailable: the file cannot be written; the index is as it was.
@@ -81,7 +81,7 @@ def restore_index(bootstrap: Bootstrap, file: Path, *, now: float) -> Restored:
     index = _sqlite_file(bootstrap, command, file)
     found = backup.look(file)
     with node_file.held(bootstrap):
-        present = _present(bootstrap, index, found)
+        present = _present(bootstrap, index, found, now, force)
         taken = _text(found.taken_s or file.stat().st_mtime)
         why = f"restored from {file.name}, taken {taken}"
         part = _beside(index, "restoring")
@@ -100,7 +100,9 @@ def restore_index(bootstrap: Bootstrap, file: Path, *, now: float) -> Restored:
     return Restored(index, replaced, epoch, found.taken_s, why)
 
 
-def _present(bootstrap: Bootstrap, index: Path, wanted: backup.Backup) -> backup.Backup | None:
+def _present(
+    bootstrap: Bootstrap, index: Path, wanted: backup.Backup, now: float, force: bool
+) -> backup.Backup | None:
     """Return what the index that is to be replaced says of itself; None where it cannot."""
     if not index.exists():
         return None
@@ -110,7 +112,7 @@ def _present(bootstrap: Bootstrap, index: Path, wanted: backup.Backup) -> backup
         return None  # Damaged: that is what backups are for.
     engine = open_engine(bootstrap.database_url)
     try:
-        refuse_live_master(engine)
+        refuse_in_use(engine, now, own=bootstrap.name, force=force)
     finally:
         engine.dispose()
     if present.site_id and wanted.site_id != present.site_id:

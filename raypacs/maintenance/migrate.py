@@ -26,7 +26,12 @@ def _silent(table: str, rows: int) -> None:
 
 
 def migrate_index(
-    bootstrap: Bootstrap, to: str, *, now: float, progress: moving.Progress = _silent
+    bootstrap: Bootstrap,
+    to: str,
+    *,
+    now: float,
+    progress: moving.Progress = _silent,
+    force: bool = False,
 ) -> Moved:
     """Move the node's index into the empty database at URL ``to``; the node must be down.
 
@@ -34,11 +39,13 @@ def migrate_index(
     read, but no master claims it any more.
 
     Raises:
-        AlreadyExists: the node, or the index' master, runs.
+        AlreadyExists: the node, the index' master or another node of it runs (``force``: or may).
         ConfigError: there is no index, it was moved already, or the target is not empty.
         IndexUnavailable: one of the databases does not work; nothing was moved.
     """
     began = time.monotonic()
     with node_file.held(bootstrap):
-        rows = moving.move(bootstrap.database_url, to, now, progress)
+        rows = moving.move(
+            bootstrap.database_url, to, now, progress, own=bootstrap.name, force=force
+        )
     return Moved(public_url(bootstrap.database_url), public_url(to), rows, time.monotonic() - began)

@@ -20,8 +20,8 @@ from raypacs import layout, node_file
 from raypacs.config import Bootstrap, Settings, default_tiers
 from raypacs.errors import ConfigError, MasterUnavailable
 from raypacs.index import site
-from raypacs.index.engine import migrate, open_engine
-from raypacs.index.moving import refuse_live_master
+from raypacs.index.engine import migrate, open_engine, version
+from raypacs.index.in_use import refuse_in_use
 from raypacs.index.reader import IndexReader
 from raypacs.index.sealed_reader import SealedReader
 from raypacs.index.site import Site
@@ -73,6 +73,7 @@ def rebuild_index(
     dry_run: bool = False,
     workers: int = 0,
     progress: Progress = lambda done, total: None,
+    force: bool = False,
 ) -> Reinventory:
     """Make the index again from what lies on the tiers; the node must be down.
 
@@ -80,10 +81,10 @@ def rebuild_index(
     ``workers`` how many processes parse (0: one a core, 1: none beside this one).
 
     Raises:
-        AlreadyExists: the node, or the index' master, runs.
+        AlreadyExists: the node, the index' master or another node of it runs (``force``: or may).
         ConfigError: the index is not empty, or the tiers are not all there and of one site.
     """
-    return _run(bootstrap, now, settings, dry_run, workers, progress, empty=True)
+    return _run(bootstrap, now, settings, dry_run, workers, progress, empty=True, force=force)
 
 
 def reconcile_index(
@@ -93,14 +94,15 @@ def reconcile_index(
     dry_run: bool = False,
     workers: int = 0,
     progress: Progress = lambda done, total: None,
+    force: bool = False,
 ) -> Reinventory:
     """Make an index that is there agree with the tiers, and let it delete again.
 
     Raises:
-        AlreadyExists: the node, or the index' master, runs.
+        AlreadyExists: the node, the index' master or another node of it runs (``force``: or may).
         ConfigError: there is no index, or the tiers are not all there and of its site.
     """
-    return _run(bootstrap, now, None, dry_run, workers, progress, empty=False)
+    return _run(bootstrap, now, None, dry_run, workers, progress, empty=False, force=force)
 
 
 def _run(
@@ -112,9 +114,13 @@ def _run(
     progress: Progress,
     *,
     empty: bool,
+    force: bool,
 ) -> Reinventory:
     started = time.monotonic()
-    with node_file.held(bootstrap), _Opened(bootstrap, given, now, dry_run, empty) as opened:
+    with (
+        node_file.held(bootstrap),
+        _Opened(bootstrap, given, now, dry_run, empty, force=force) as opened,
+    ):
         found = Reinventory(dry_run, epoch=opened.writer.epoch if opened.writer else 0)
         with _pool(opened, workers) as pool:
             uids = sorted(studies_on(opened.tiers) | opened.known_studies())
@@ -144,6 +150,7 @@ class _Opened:
         empty: bool,
         *,
         agreeing: bool = True,
+        force: bool = False,
     ) -> None:
         """Open them; ``agreeing``: nothing may be deleted until :meth:`finish`."""
         self._url = bootstrap.database_url
@@ -152,18 +159,19 @@ class _Opened:
         self.writer: IndexWriter | None = None
         self._engine = open_engine(self._url, read_only=dry_run)
         if not dry_run:
+            if version(self._engine) is not None:
+                refuse_in_use(self._engine, now, own=bootstrap.name, force=force)
             migrate(self._engine)
-            refuse_live_master(self._engine)
         self._read(dry_run)
-        version, settings = self.reader.settings() if self.reader else (0, Settings())
+        number, settings = self.reader.settings() if self.reader else (0, Settings())
         if empty and self.known_studies():
             raise ConfigError(
                 "the index is not empty",
                 hint="`raypacs index reconcile` compares it with the tiers; or move its file away",
             )
-        if not empty and not version:
+        if not empty and not number:
             raise ConfigError("there is no index yet", hint="`raypacs index rebuild` makes one")
-        if given is not None or not version:
+        if given is not None or not number:
             settings = given or Settings(tiers=default_tiers(bootstrap.data_dir))
         self.settings = settings
         self._tier_set = TierSet(open_tier)
@@ -176,7 +184,7 @@ class _Opened:
             )
         self.tiers = self._tier_set.reachable()
         if not dry_run:
-            self._claim(now, new=version == 0 or given is not None)
+            self._claim(now, new=number == 0 or given is not None)
             if agreeing and self.writer is not None:
                 # Until it is finished nothing may be deleted, whatever ends it before.
                 self.writer.need_reconcile("a rebuild or reconcile was not finished", now)
@@ -294,7 +302,9 @@ _PART = "a part of an attempt that does not run"
 _ALONE = "nothing in the index knows it; kept, as no image tier has an object of its study"
 
 
-def sweep_index(bootstrap: Bootstrap, *, now: float, dry_run: bool = True) -> Swept:
+def sweep_index(
+    bootstrap: Bootstrap, *, now: float, dry_run: bool = True, force: bool = False
+) -> Swept:
     """List the objects that nothing in the index knows; else delete packs and parts on web tiers.
 
     What lies on image tiers is never deleted: ``reconcile`` registers it. Nor is on a web tier what
@@ -303,7 +313,7 @@ def sweep_index(bootstrap: Bootstrap, *, now: float, dry_run: bool = True) -> Sw
     what is just being received.
 
     Raises:
-        AlreadyExists: the node, or the index' master, runs.
+        AlreadyExists: the node, the index' master or another node of it runs (``force``: or may).
         ConfigError: not every tier is there, or the index must be reconciled first.
     """
     if dry_run:
@@ -311,7 +321,7 @@ def sweep_index(bootstrap: Bootstrap, *, now: float, dry_run: bool = True) -> Sw
             return Swept(opened.orphans())
     with (
         node_file.held(bootstrap),
-        _Opened(bootstrap, None, now, False, False, agreeing=False) as opened,
+        _Opened(bootstrap, None, now, False, False, agreeing=False, force=force) as opened,
     ):
         assert opened.reader is not None
         why = opened.reader.reconcile()

@@ -169,7 +169,7 @@ class TestMigrate:
     def test_a_master_that_was_overlooked_is_stale(self, filled: Site, target_url: str) -> None:
         engine = open_engine(filled.bootstrap.database_url)
         overlooked = IndexWriter.claim_epoch(engine, [], T)
-        _move(filled, target_url)
+        migrate_index(filled.bootstrap, target_url, now=T + 200, force=True)
         with pytest.raises((StaleEpoch, IndexUnavailable)):
             overlooked.audit("late", T)
         assert "late" not in str(_rows(filled.bootstrap.database_url)["audit"])
