@@ -201,11 +201,13 @@ SELECT study_uid, tier, {INSTANCES}, {{size}}, 1, FALSE, created_s FROM studies,
 """
 _ITEMS_SQL = """
 INSERT INTO work_items (kind, study_uid, generation, state, priority, due_s, attempt, token, epoch,
-  node, created_s, updated_s, started_s, finished_s, error, patient_id, ae_title)
+  node, wanted_node, created_s, updated_s, started_s, finished_s, error, patient_id, ae_title)
 SELECT 'PREPARE', study_uid, 1, 'COMPLETED',
   CASE WHEN list_no % 50 = 0 THEN 30 WHEN list_no % 10 = 0 THEN 20 ELSE 10 END,
   created_s, 1, study_uid, 1,
-  'node-' || (list_no % 8), created_s, created_s + 60, created_s, created_s + 60, '',
+  'node-' || (list_no % 8),
+  CASE WHEN list_no % 20 = 0 THEN 'node-' || (list_no / 20 % 8) ELSE '' END,
+  created_s, created_s + 60, created_s, created_s + 60, '',
   patient_id, source
 FROM studies ORDER BY list_no
 """

@@ -1,6 +1,6 @@
-"""The task list at a million finished items: any filter, the first page and a later one.
+"""The task list at a million finished items: any filter, the first page and later ones.
 
-The fastest of three asks counts, so that what else the machine does is left out.
+A page is one ask, and every ask counts: what else the machine does is in the figures.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ DESCRIPTION = "task list with filters, paging and counts at 1,000,000 items, on 
 
 _COUNT, _COUNT_QUICK = 1_000_000, 10_000
 _TIMES, _TIMES_QUICK = 100, 20
-_ASKS = 3
 _LIMIT_MS = 50.0
 _PAGE = 50
+# The last is as deep as the REST API goes by offset; further pages are asked for by before_id.
+_OFFSETS = (0, 2_000, 10_000)
 _DAY = 86_400.0
 
 
-def _filters(count: int) -> dict[str, dict[str, str]]:
+def _filters(count: int, patient: str) -> dict[str, dict[str, str]]:
+    """Return filters by name; ``patient`` is the ID of one with a failed item."""
     some = sites.study_uid(count // 3)
     month = {
         "created_after": str(sites.NOW - 400 * _DAY),
@@ -37,17 +39,25 @@ def _filters(count: int) -> dict[str, dict[str, str]]:
         "two states": {"state": "FAILED,COMPLETED"},
         "node": {"node": "node-3"},
         "node and state": {"node": "node-3", "state": "FAILED"},
+        "wanted node": {"wanted_node": "node-5"},
+        "wanted node, state": {"wanted_node": "node-5", "state": "COMPLETED"},
         "study": {"study_uid": some},
-        "patient": {"patient_id": "P000000000001"},
+        "patient": {"patient_id": patient},
+        "patient, none such": {"patient_id": "P000000000001"},
+        "patient and error": {"patient_id": patient, "error": "no room"},
+        "patient and error, none such": {"patient_id": "P000000000001", "error": "no room"},
         "AE": {"ae_title": "MODALITY7"},
         "AE, state and node": {"ae_title": "MODALITY7", "state": "FAILED", "node": "node-5"},
         "priority": {"priority": "stat"},
         "created": month,
         "created, state": month | {"state": "FAILED"},
         "updated": {"updated_after": str(sites.NOW - 3 * _DAY)},
+        "updated before": {"updated_before": str(sites.NOW - 30 * _DAY)},
+        "updated before, long ago": {"updated_before": str(sites.NOW - 3600 * _DAY)},
         "updated, node": {"updated_after": str(sites.NOW - 30 * _DAY), "node": "node-2"},
         "error, common": {"error": "no room"},
         "error, rare": {"error": f"room for {some}"},
+        "error, beyond ASCII": {"error": "no rööm"},
         "error, none such": {"error": "no such text"},
         "error and created": month | {"error": "web1"},
     }
@@ -65,19 +75,33 @@ def run(quick: bool, count: int | None) -> list[Figure]:
             ("PostgreSQL", sites.postgresql_site(server, items)),
         ):
             reader = IndexReader(url)
-            for name, asked in _filters(items).items():
-                for offset in (0, 2000):
+            patient = reader.tasks({"state": "FAILED"}, 1)["items"][0]["patient_id"]
+            for name, asked in _filters(items, patient).items():
+                first = reader.tasks(asked, 1)
+                for offset in _OFFSETS:
+                    if offset and first["total_is_exact"] and offset >= first["total"]:
+                        continue
                     page = f"{database}, {name}" + (f", from {offset:,}" if offset else "")
-                    seconds = sorted(
-                        min(_ask(reader, asked, offset) for _ in range(_ASKS)) for _ in range(times)
-                    )
-                    p99_ms = seconds[int(len(seconds) * 0.99)] * 1000
-                    figures.append(limit(f"{page}: p99", "ms", [p99_ms], at_most=_LIMIT_MS))
+                    figures += _figures(page, _measure(reader, asked, offset, 0, times))
+                page = f"{database}, {name}, before an item in the middle"
+                figures += _figures(page, _measure(reader, asked, 0, items // 2, times))
             reader.close()
     return figures
 
 
-def _ask(reader: IndexReader, asked: dict[str, str], offset: int) -> float:
-    began = time.perf_counter()
-    reader.tasks(asked, limit=_PAGE, offset=offset)
-    return time.perf_counter() - began
+def _figures(page: str, seconds: list[float]) -> list[Figure]:
+    """Return the 99th percentile, beside its limit."""
+    p99_ms = sorted(seconds)[int(len(seconds) * 0.99)] * 1000
+    return [limit(f"{page}: p99", "ms", [p99_ms], at_most=_LIMIT_MS)]
+
+
+def _measure(
+    reader: IndexReader, asked: dict[str, str], offset: int, before_id: int, times: int
+) -> list[float]:
+    """Return the seconds of each ask for a page."""
+    seconds = []
+    for _ in range(times):
+        began = time.perf_counter()
+        reader.tasks(asked, _PAGE, offset, before_id)
+        seconds.append(time.perf_counter() - began)
+    return seconds

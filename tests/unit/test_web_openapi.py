@@ -123,3 +123,14 @@ def test_the_page_of_the_documentation_names_every_operation(text: dict[str, Any
     page = (PROJECT / "docs" / "rest.md").read_text(encoding="utf-8")
     for operation in _operations(text):
         assert f"`{operation}`" in page, operation
+
+
+def test_orders_that_name_nodes_say_that_there_may_be_none(text: dict[str, Any]) -> None:
+    found = _operations(text)
+    for name in (
+        "POST /api/v1/queue",
+        "POST /api/v1/queue/reschedule",
+        "POST /api/v1/queue/{item_id}/reschedule",
+    ):
+        assert "node" in found[name]["responses"]["404"]["description"], name
+    assert "counts" in text["components"]["schemas"]["KindState"]["properties"]

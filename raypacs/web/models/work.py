@@ -147,7 +147,7 @@ class TaskQuery(TaskFilter):
     """A page of the task list, newest items first."""
 
     limit: int = Field(100, ge=1, le=10_000, description="Most items returned")
-    offset: int = Field(0, ge=0, le=1_000_000, description="Items to skip; before_id has no end")
+    offset: int = Field(0, ge=0, le=10_000, description="Items to skip; further on: before_id")
     before_id: int = Field(
         0,
         ge=0,
