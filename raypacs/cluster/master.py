@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ from raypacs.errors import MasterUnavailable, RaypacsError, StaleEpoch
 from raypacs.master import Master
 
 NAME, NAMESPACE = "raypacs-master", "raypacs"
+#: Pings have a loop of their own: a hundred events that wait must not look like a frozen master.
+PING_GROUP = "ping"
 TICK_S = 0.5
 CALL_TIMEOUT_S = 30.0
 RETRY_FOR_S = 45.0
@@ -65,6 +68,28 @@ EVENTS = frozenset(
 )
 
 
+class Busy:
+    """Since when the one thread of events runs what it runs; read by another thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock`` gives seconds that only grow."""
+        self._clock = clock
+        self._began_s: float | None = None
+
+    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run an event."""
+        self._began_s = self._clock()
+        try:
+            return function(*args)
+        finally:
+            self._began_s = None
+
+    def for_s(self) -> float:
+        """Return how long the running event takes already, in seconds; 0 when none runs."""
+        began_s = self._began_s
+        return 0.0 if began_s is None else self._clock() - began_s
+
+
 class MasterActor:
     """One thread runs every event, so the index has one writer and events have one order."""
 
@@ -72,6 +97,8 @@ class MasterActor:
         self._bootstrap = local_bootstrap(bootstrap)
         logs.setup("master", self._bootstrap)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="master")
+        self._busy = Busy()
+        self._failed: RaypacsError | None = None
         try:
             self._master = Master(
                 self._bootstrap.database_url, self._bootstrap.data_dir, node=self._bootstrap.name,
@@ -79,29 +106,45 @@ class MasterActor:
             )  # fmt: skip
         except StaleEpoch as exc:
             _superseded(exc)
+        except RaypacsError as exc:
+            # Raised here, it would reach nobody: Ray wraps it up in the actor's death.
+            _log.error("the master cannot start", extra={"why": str(exc)})
+            self._failed = exc
         self._since_s = time.time()
         self._ticking: asyncio.Task[None] | None = None
 
-    async def ping(self) -> int:
-        """Answer at once, whatever the index does: this process is neither frozen nor gone."""
-        return os.getpid()
+    @ray.method(concurrency_group=PING_GROUP)
+    async def ping(self) -> dict[str, Any]:
+        """Answer at once, however many events wait: this process is neither frozen nor gone.
+
+        Returns:
+            ``pid``; ``busy_s``: since when (s) the event or tick that runs just now does;
+            ``failed``: why there is no master in this process ('': there is).
+        """
+        failed = str(self._failed or "")
+        return {"pid": os.getpid(), "busy_s": self._busy.for_s(), "failed": failed}
 
     async def where(self) -> dict[str, Any]:
-        """Return where and what this master is (``status()["master"]``)."""
+        """Return where and what this master is (``status()["master"]``). Raises as start."""
+        self._check()
         return {
             "node": self._bootstrap.name,
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "epoch": self._master.epoch,
             "since_s": self._since_s,
-            # Every take-over claimed an epoch.
-            "restarts": self._master.epoch - 1,
+            "restarts": self._master.restarts,
             "state": "running",
             "ray_node_id": ray.get_runtime_context().get_node_id(),
         }
 
     async def start(self) -> int:
-        """Begin ticking, again if it ended (idempotent); return this process's pid."""
+        """Begin ticking, again if it ended (idempotent); return this process's pid.
+
+        Raises:
+            RaypacsError: why the master cannot start.
+        """
+        self._check()
         if self._ticking is not None and self._ticking.done() and not self._ticking.cancelled():
             _log.error("ticking ended", exc_info=self._ticking.exception())
             self._ticking = None
@@ -111,6 +154,8 @@ class MasterActor:
 
     async def event(self, name: str, *args: Any, **named: Any) -> Any:
         """Run one event; errors travel to the caller, a stale epoch ends this process."""
+        if self._failed is not None:  # the next one may start: callers ask again
+            raise MasterUnavailable(f"the master cannot start: {self._failed}")
         await self.start()
         if name not in EVENTS:
             raise RaypacsError(f"the master has no event {name!r}")
@@ -123,12 +168,17 @@ class MasterActor:
         """Stop ticking and close the index, so that nothing is half-written at shutdown."""
         if self._ticking is not None:
             self._ticking.cancel()
-        await self._run(self._master.close)
+        if self._failed is None:
+            await self._run(self._master.close)
+
+    def _check(self) -> None:
+        if self._failed is not None:
+            raise self._failed
 
     async def _run(self, function: Any, *args: Any) -> Any:
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._thread, function, *args)
+            return await loop.run_in_executor(self._thread, self._busy.run, function, *args)
         except StaleEpoch as exc:
             _superseded(exc)
 
@@ -190,9 +240,12 @@ class MasterHandle:
         pause = 0.05
         while True:
             try:
-                return self._once(event, args, named)
+                return self._once(event, args, named, deadline)
             except RayTaskError as exc:
-                raise _cause(exc) from None
+                cause = _cause(exc)
+                # Not its subclass: an index that does not answer is told as it is.
+                if type(cause) is not MasterUnavailable or time.monotonic() + pause > deadline:
+                    raise cause from None
             except (RayError, ValueError, ConnectionError) as exc:
                 # Being restarted or replaced, or Ray's head is: ValueError means no such actor.
                 self._actor = None
@@ -203,11 +256,15 @@ class MasterHandle:
             time.sleep(pause)
             pause = min(pause * 2, 1.0)
 
-    def _once(self, event: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    def _once(
+        self, event: str, args: tuple[Any, ...], named: dict[str, Any], deadline: float
+    ) -> Any:
         if self._actor is None:
             self._actor = ray.get_actor(NAME, namespace=NAMESPACE)
+        left_s = max(0.1, deadline - time.monotonic())
         return ray.get(
-            self._actor.event.remote(event, *args, **named), timeout=self._call_timeout_s
+            self._actor.event.remote(event, *args, **named),
+            timeout=min(self._call_timeout_s, left_s),
         )
 
 

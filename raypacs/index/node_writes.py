@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from raypacs.index import nodes, settings
+import sqlalchemy as sa
+
+from raypacs.index import nodes, settings, site
+from raypacs.index.schema import meta
 from raypacs.index.writing import Writing, retry_of
 from raypacs.records import Lease, NodeInfo
+
+_MASTERS = "masters"
 
 
 class NodeWrites(Writing):
     """The nodes' part of the writer."""
+
+    def master_began(self, now: float) -> int:
+        """Count a master that began; return how many did before. Maintenance does not count."""
+        with self.transaction(now) as txn:
+            query = sa.select(meta.c.number).where(meta.c.name == _MASTERS)
+            before = int(txn.conn.execute(query).scalar() or 0)
+            site.put(txn, _MASTERS, before + 1, "")
+            return before
 
     def node_seen(self, node: NodeInfo, now: float, problems: Sequence[str] = ()) -> None:
         """Note what a node says of itself, and its problems."""

@@ -52,6 +52,8 @@ class MasterBase:
     _bootstrap_hash: str
     _looked_s: float
     """When the master last saw to leases and nodes."""
+    restarts: int
+    """How many masters of this site there were before."""
     _wanted: tuple[str, float]
     """The node that is to take the master over, and until when it may."""
     _stats_dir: Path

@@ -94,6 +94,7 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
             claimer=process.identity(node),
             chance=chance,
         )
+        self.restarts = self._writer.master_began(clock())
         self._due = Due()
         self._polls = Polls()
         known = self._reader.nodes(clock())

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from raypacs.errors import NotFound, StaleLease
 from raypacs.index.engine import open_engine
 from raypacs.index.schema import audit
+from raypacs.index.writer import IndexWriter
 from raypacs.master import Master
 from raypacs.records import Lease, NodeAnswer, Poll
 from tests.factories import instance_record, node_info
@@ -93,6 +94,16 @@ def test_a_new_master_gives_every_node_time_to_be_heard(site: Site) -> None:
     site.seen("n2")
     site.wait(16)
     assert site.states() == {"n2": "lost"}
+
+
+def test_restarts_are_those_of_the_master_and_not_of_maintenance(site: Site) -> None:
+    assert site.master.restarts == 0
+    site.master.close()
+    engine = open_engine(site.url)
+    IndexWriter.claim_epoch(engine, [], site.now)  # as `raypacs index reconcile` does
+    engine.dispose()
+    site.master = site.start()
+    assert (site.master.epoch, site.master.restarts) == (3, 1)
 
 
 def test_a_node_that_died_while_nobody_was_master_is_found_lost(site: Site) -> None:
