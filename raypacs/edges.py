@@ -7,7 +7,6 @@ writes are calls to the master through the pipe. SIGTERM finishes what was begun
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import re
@@ -23,21 +22,22 @@ from typing import Any
 from raypacs import logs
 from raypacs.config import Bootstrap, Settings, parse
 from raypacs.dimse.server import DicomSpec, serve_dicom
-from raypacs.errors import MasterUnavailable, NotFound
+from raypacs.errors import MasterUnavailable, NotFound, TierUnavailable
 from raypacs.index.sealed_reader import SealedReader
 from raypacs.layout import new_token
 from raypacs.link import Caller
 from raypacs.storage.intake import Intake, IntakePorts
+from raypacs.storage.late import LateTier, LateTiers
 from raypacs.storage.manifest import Manifests
-from raypacs.storage.tier import Tier, open_tier
 from raypacs.web.server import HttpSpec, serve_http
 from raypacs.web.services import Services
 
 _log = logging.getLogger("raypacs.edges")
 REGISTER_TIMEOUT_S = 60.0
 STATUS_TIMEOUT_S = 2.0
-ROLES = ("image", "web", "library")
 Call = Callable[..., Any]
+Lost = Callable[[str], bool]
+"""Whether the process of a boot name is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,29 +52,23 @@ class EdgeSpec:
     port: int
 
 
-def open_tiers(settings: Settings, role: str) -> list[Tier]:
-    """Open all tiers of a role, in their order."""
-    chosen = [tier for tier in settings.tiers if tier.role == role]
-    return [open_tier(tier) for tier in sorted(chosen, key=lambda tier: tier.order)]
-
-
-def open_reader(url: str, settings: Settings) -> SealedReader:
+def open_reader(url: str, tiers: LateTiers) -> SealedReader:
     """Open the read side of the index; manifests are read from this process's tiers."""
-    tiers = {tier.name: tier for tier in settings.tiers}
-
-    @functools.cache
-    def tier(name: str) -> Tier:
-        if name not in tiers:
-            raise NotFound(f"no tier {name!r} on this node")
-        return open_tier(tiers[name])
-
-    return SealedReader(url, Manifests(tier).rows)
+    return SealedReader(url, Manifests(tiers).rows)
 
 
 def make_intake(
-    bootstrap: Bootstrap, settings: Settings, boot: str, reader: SealedReader, call: Call
+    bootstrap: Bootstrap,
+    settings: Settings,
+    boot: str,
+    reader: SealedReader,
+    call: Call,
+    tiers: LateTiers,
 ) -> Intake:
-    """Wire an Intake to the index (reads) and to the master (writes, through ``call``)."""
+    """Wire an Intake to the index (reads) and to the master (writes, through ``call``).
+
+    It uses a tier that cannot be opened now as soon as it can.
+    """
     holder = f"{bootstrap.name}/{boot}"  # a new life of the node gives back what it held
     ports = IntakePorts(
         known=reader.known,
@@ -85,7 +79,7 @@ def make_intake(
         known_sealed=reader.known_sealed,
     )
     return Intake(
-        open_tiers(settings, "image"),  # read-only ones, too: what they hold is known, recovered
+        tiers.of_role("image"),  # read-only ones, too: what they hold is known, recovered
         ports,
         claims_dir=bootstrap.run_dir / "claims",
         boot=boot,
@@ -102,42 +96,87 @@ def boot_prefix(bootstrap: Bootstrap) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", bootstrap.name) + "+"
 
 
-def recover(
-    bootstrap: Bootstrap, settings: Settings, call: Call, lost: Callable[[str], bool]
-) -> int:
-    """Register what lost edge processes of this node answered but had not registered.
+class Recovery:
+    """Registers what lost edge processes of this node answered but had not registered.
 
-    ``lost`` says of a boot name if that process is gone; markers of other nodes stay. What the
-    lost ones held of the tiers' room is given back. Returns the number of instances registered.
+    What lies on a tier that is away just now is looked for again later.
     """
-    prefix = boot_prefix(bootstrap)
-    gone = {boot for boot in _boots_seen(bootstrap, settings) if lost(boot)}
-    if not gone:
-        return 0
-    reader = open_reader(bootstrap.database_url, settings)
-    intake = make_intake(bootstrap, settings, f"{prefix}recovery-{new_token()}", reader, call)
+
+    AGAIN_S = 30.0
+
+    def __init__(
+        self, bootstrap: Bootstrap, call: Call, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``call`` reaches the master; ``clock`` gives seconds that only grow."""
+        self._bootstrap = bootstrap
+        self._call = call
+        self._clock = clock
+        self._left: list[Lost] = []
+        self._next_s = 0.0
+
+    def run(self, settings: Settings, lost: Lost) -> int:
+        """Recover; return the number of instances registered.
+
+        ``lost`` says of a boot name if that process is gone, now or later; markers of other nodes
+        stay. What the lost ones held of the tiers' room is given back.
+
+        Raises:
+            MasterUnavailable: the master or the index does not answer.
+        """
+        tiers = LateTiers(settings.tiers)
+        away = [tier.name for tier in tiers.of_role("image") if not _is_open(tier)]
+        if away:
+            _log.warning("recovery is not complete", extra={"tiers": away})
+            self._left.append(lost)
+            self._next_s = self._clock() + self.AGAIN_S
+        gone = {boot for boot in self._boots_seen(tiers, away) if lost(boot)}
+        if not gone:
+            return 0
+        reader = open_reader(self._bootstrap.database_url, tiers)
+        boot = f"{boot_prefix(self._bootstrap)}recovery-{new_token()}"
+        intake = make_intake(self._bootstrap, settings, boot, reader, self._call, tiers)
+        try:
+            count = intake.recover_lost(gone)
+        finally:
+            intake.close()
+            reader.close()
+        if not away:  # else the room may be that of instances that are not registered yet
+            for name in gone:
+                self._call("release_grants", f"{self._bootstrap.name}/{name}")
+        return count
+
+    def again(self, settings: Callable[[], Settings]) -> int:
+        """Recover what could not be before, at most every 30 s. Raises as :meth:`run`."""
+        if not self._left or self._clock() < self._next_s:
+            return 0
+        left, self._left = self._left, []
+        try:
+            return self.run(settings(), lambda boot: any(lost(boot) for lost in left))
+        except MasterUnavailable:
+            self._left += left
+            raise
+
+    def _boots_seen(self, tiers: LateTiers, away: list[str]) -> Iterator[str]:
+        """Boot names in intake markers on the image tiers and in this node's claims."""
+        for tier in tiers.of_role("image"):
+            if tier.name not in away:
+                for marker in tier.walk("intake/"):
+                    yield marker.path.removeprefix("intake/").partition(".")[0]
+        claims = self._bootstrap.run_dir / "claims"
+        if claims.is_dir():
+            for name in os.listdir(claims):
+                try:
+                    yield os.readlink(claims / name)
+                except OSError:  # released meanwhile
+                    continue
+
+
+def _is_open(tier: LateTier) -> bool:
     try:
-        count = intake.recover_lost(gone)
-    finally:
-        intake.close()
-        reader.close()
-    for boot in gone:
-        call("release_grants", f"{bootstrap.name}/{boot}")
-    return count
-
-
-def _boots_seen(bootstrap: Bootstrap, settings: Settings) -> Iterator[str]:
-    """Boot names in intake markers on the image tiers and in this node's claims."""
-    for tier in open_tiers(settings, "image"):
-        for marker in tier.walk("intake/"):
-            yield marker.path.removeprefix("intake/").partition(".")[0]
-    claims = bootstrap.run_dir / "claims"
-    if claims.is_dir():
-        for name in os.listdir(claims):
-            try:
-                yield os.readlink(claims / name)
-            except OSError:  # released meanwhile
-                continue
+        next(tier.walk("intake/"), None)
+    except TierUnavailable:
+        return False
+    return True
 
 
 class _Edge:
@@ -147,8 +186,11 @@ class _Edge:
         self.spec = spec
         self.stopping = threading.Event()
         self.link = Caller(conn)
-        self.reader = open_reader(spec.bootstrap.database_url, spec.settings)
-        self.intake = make_intake(spec.bootstrap, spec.settings, spec.boot, self.reader, self.call)
+        self.tiers = LateTiers(spec.settings.tiers)
+        self.reader = open_reader(spec.bootstrap.database_url, self.tiers)
+        self.intake = make_intake(
+            spec.bootstrap, spec.settings, spec.boot, self.reader, self.call, self.tiers
+        )
         signal.signal(signal.SIGTERM, lambda *_: self.stopping.set())
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the node, which stops us
 
@@ -194,12 +236,6 @@ def _gateway(edge: _Edge) -> None:
 def services(edge: _Edge) -> Services:
     """Fill in what the web edge may call: reads from the index, writes through the link."""
     reader, call, bootstrap = edge.reader, edge.call, edge.spec.bootstrap
-    tiers = {tier.name: tier for role in ROLES for tier in open_tiers(edge.spec.settings, role)}
-
-    def tier(name: str) -> Tier:
-        if name not in tiers:
-            raise NotFound(f"no tier {name!r} on this node")
-        return tiers[name]
 
     def study(study_uid: str) -> dict[str, Any] | None:
         try:
@@ -217,7 +253,7 @@ def services(edge: _Edge) -> Services:
         locate_instance=reader.locate_instance,
         locate=reader.locate,
         series_state=reader.series_state,
-        tier=tier,
+        tier=edge.tiers,
         intake=edge.intake,
         status=lambda: _status(edge),
         delete_study=lambda uid, who: call("delete_study", uid, who),

@@ -16,6 +16,7 @@ from raypacs.index.sealed_reader import SealedReader
 from raypacs.master import Master
 from raypacs.records import Lease, Outcome, Poll, WorkResult
 from raypacs.storage.intake import Intake
+from raypacs.storage.late import LateTiers
 from raypacs.storage.tier import Tier, open_tier
 from raypacs.web.server import HttpSpec, serve_http
 from raypacs.work.prepare import (
@@ -40,10 +41,15 @@ class RealSite:
         self.settings = Settings(tiers=default_tiers(folder), register_interval_s=0.02)
         self.master = self.start()
         self.master.apply_settings(self.settings, "test")
-        self.reader: SealedReader = edges.open_reader(url, self.settings)
+        self.reader: SealedReader = edges.open_reader(url, LateTiers(self.settings.tiers))
         self.bootstrap = Bootstrap(data_dir=folder, node_name="n1", index_url=url)
         self.intake: Intake = edges.make_intake(
-            self.bootstrap, self.settings, "b", self.reader, self.call
+            self.bootstrap,
+            self.settings,
+            "b",
+            self.reader,
+            self.call,
+            LateTiers(self.settings.tiers),
         )
 
     def start(self) -> Master:

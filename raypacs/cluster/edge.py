@@ -13,7 +13,7 @@ from raypacs import logs
 from raypacs.cluster.master import MasterHandle
 from raypacs.cluster.processes import EdgePool, reserve_port
 from raypacs.config import Bootstrap, Settings
-from raypacs.edges import EdgeSpec, recover
+from raypacs.edges import EdgeSpec, Recovery
 
 _log = logging.getLogger("raypacs.cluster.edge")
 Role = Literal["listener", "gateway"]
@@ -52,6 +52,7 @@ class EdgeActor:
         self._node_boot = node_boot
         logs.setup(role, self._bootstrap)
         self._master = MasterHandle()
+        self._recovery = Recovery(self._bootstrap, self._master.call)
         self._version, self._settings = self._settings_now()
         self._pool: EdgePool | None = None
         self._holder: socket.socket | None = None
@@ -93,6 +94,7 @@ class EdgeActor:
             self._version, self._settings = version, settings
             _log.info("new settings", extra={"version": version})
             pool.renew()
+        _tell(self._recovery.again(lambda: self._settings))
 
     def _spec(self, number: int, boot: str) -> EdgeSpec:
         return EdgeSpec(
@@ -125,6 +127,9 @@ class EdgeActor:
 
     def _recover(self, lost: Callable[[str], bool]) -> None:
         """Register what lost processes answered but had not registered, free what they held."""
-        count = recover(self._bootstrap, self._settings, self._master.call, lost)
-        if count:
-            _log.info("recovered", extra={"instances": count})
+        _tell(self._recovery.run(self._settings, lost))
+
+
+def _tell(recovered: int) -> None:
+    if recovered:
+        _log.info("recovered", extra={"instances": recovered})

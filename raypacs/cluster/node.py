@@ -30,7 +30,7 @@ from raypacs.cluster.raylet import RayNode
 from raypacs.cluster.reach import Reach
 from raypacs.cluster.service import START_S, Service
 from raypacs.config import Bootstrap
-from raypacs.edges import boot_prefix, recover
+from raypacs.edges import Recovery, boot_prefix
 from raypacs.errors import ConfigError, NodeNotRunning, RaypacsError
 from raypacs.index.reader import IndexReader
 from raypacs.policy.nodes import refusals
@@ -113,6 +113,7 @@ class _Node:
         self._plain = bootstrap.model_dump(mode="json")
         self._boot = boot_prefix(bootstrap) + layout.new_token()
         self._master = MasterHandle()
+        self._recovery = Recovery(bootstrap, self._master.call)
         self._mastership = Mastership(bootstrap) if "master" in bootstrap.roles else None
         self._reach = Reach(IndexReader(bootstrap.database_url))
         self._services: dict[str, Service] = {}
@@ -139,8 +140,8 @@ class _Node:
         _, settings = self._master.call("settings")
         # What an earlier life of this node answered 'stored' is registered before anyone asks.
         earlier = boot_prefix(self._bootstrap)
-        recovered = recover(
-            self._bootstrap, settings, self._master.call, lambda boot: boot.startswith(earlier)
+        recovered = self._recovery.run(
+            settings, lambda boot: boot.startswith(earlier) and not boot.startswith(self._boot)
         )
         if recovered:
             _log.info("recovered", extra={"instances": recovered})
@@ -264,6 +265,17 @@ class _Node:
             for service in self._services.values():
                 if not stop.is_set():
                     service.look_after()
+            self._recover_rest()
+
+    def _recover_rest(self) -> None:
+        """Register what lay on a tier that was away when this node started."""
+        try:
+            count = self._recovery.again(lambda: self._master.call("settings")[1])
+        except (RaypacsError, RayError) as exc:  # tried again
+            _log.warning("not recovered", extra={"why": str(exc)[:500]})
+        else:
+            if count:
+                _log.info("recovered", extra={"instances": count})
 
     def stop(self) -> None:
         """Stop receiving, then working, then the master: nothing answered is left unregistered."""

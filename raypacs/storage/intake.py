@@ -205,7 +205,13 @@ class Intake:
 
     def _recover(self, lost: Callable[[str], bool]) -> int:
         self._claims.sweep(lost)
-        return sum(recover(tier, self._ports, lost) for tier in self._tiers)
+        count = 0
+        for tier in self._tiers:
+            try:
+                count += recover(tier, self._ports, lost)
+            except TierUnavailable as exc:  # its markers stay, and are found when it is back
+                LOG.warning("not recovered: %s", exc, extra={"tier": tier.name})
+        return count
 
     def _admit(self, record: InstanceRecord, parts: tuple[Buffer, ...], dataset: Buffer) -> Stored:
         """Store a well-formed object under the claim of its SOP Instance UID."""

@@ -124,10 +124,16 @@ class LateTier:
 
 
 class LateTiers:
-    """The tiers of the settings as one process sees them, each opened when it is asked for."""
+    """The tiers of the settings as one process sees them, each opened when it is asked for.
+
+    Opening has a limit of time; an open tier is asked directly.
+    """
 
     def __init__(self, settings: Iterable[TierSettings], opener: Opener = open_tier) -> None:
-        self._tiers = {tier.name: LateTier(tier, opener) for tier in settings}
+        guard = Guard(opener)
+        self._tiers = {
+            tier.name: LateTier(tier, lambda one: guard(one).opened()) for tier in settings
+        }
 
     def of_role(self, role: str) -> list[LateTier]:
         """Return the tiers of a role in their order, opened or not."""
@@ -245,7 +251,7 @@ class Guard:
         self._patience_s = patience_s
         self._tiers: dict[TierSettings, GuardedTier] = {}
 
-    def __call__(self, settings: TierSettings) -> Tier:
+    def __call__(self, settings: TierSettings) -> GuardedTier:
         """Open a tier anew. Raises TierUnavailable, ConfigError."""
         if settings not in self._tiers:
             self._tiers[settings] = GuardedTier(settings, self._opener, patience_s=self._patience_s)

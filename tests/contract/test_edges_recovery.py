@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from dicom_bytes import SYNTAX, data_set
 
 from raypacs import edges
 from raypacs.config import Bootstrap, Settings, TierSettings
-from raypacs.errors import MasterUnavailable
+from raypacs.errors import MasterUnavailable, NotFound, TierUnavailable
 from raypacs.master import DELETE_GRACE_S, Master
 from raypacs.records import Outcome
+from raypacs.storage import late
 from raypacs.storage.intake import Intake
+from raypacs.storage.late import LateTiers
 from raypacs.storage.tier import open_tier
 
 T = 1_700_000_000.0
@@ -29,7 +32,7 @@ class World:
         self.bootstrap = Bootstrap(data_dir=tmp_path, node_name="n1")
         self.master = Master(self.bootstrap.database_url, tmp_path, clock=lambda: self.now)
         self.settings(False)
-        self.reader = edges.open_reader(self.bootstrap.database_url, self.given)
+        self.reader = edges.open_reader(self.bootstrap.database_url, LateTiers(self.given.tiers))
 
     def settings(self, read_only: bool) -> None:
         """Two image tiers, the first read-only or not."""
@@ -54,10 +57,12 @@ class World:
         return getattr(self.master, event)(*args)
 
     def intake(self, boot: str) -> Intake:
-        return edges.make_intake(self.bootstrap, self.given, boot, self.reader, self.call)
+        tiers = LateTiers(self.given.tiers)
+        return edges.make_intake(self.bootstrap, self.given, boot, self.reader, self.call, tiers)
 
     def recover(self) -> int:
-        return edges.recover(self.bootstrap, self.given, self.call, lambda boot: boot == "killed")
+        recovery = edges.Recovery(self.bootstrap, self.call)
+        return recovery.run(self.given, lambda boot: boot == "killed")
 
     def files(self, name: str, prefix: str = "studies/") -> list[str]:
         (tier,) = [tier for tier in self.given.tiers if tier.name == name]
@@ -118,3 +123,79 @@ def test_a_study_deleted_before_the_recovery_stays_deleted_and_may_come_again(
     assert world.files("image1") == [known[2]]
     killed.close()
     assert world.files("image1") == [known[2]]
+
+
+class TestTierThatIsAway:
+    """A tier that one node cannot open: the node starts, and gets it when it is back."""
+
+    def loop(self, world: World, name: str) -> Path:
+        """Take a tier away: its folder is a link to itself (ELOOP)."""
+        folder = world.bootstrap.data_dir / name
+        if folder.exists():
+            folder.rename(folder.with_name("away"))
+        folder.symlink_to(folder)
+        return folder
+
+    def back(self, folder: Path) -> None:
+        folder.unlink()
+        folder.with_name("away").rename(folder)
+
+    def test_an_intake_starts_and_stores_elsewhere(
+        self, world: World, store: Callable[[Intake], Outcome]
+    ) -> None:
+        folder = self.loop(world, "image1")
+        intake = world.intake("b")
+        assert store(intake) is Outcome.STORED
+        assert intake.close()
+        assert len(world.files("image2")) == 1
+        self.back(folder)
+        after = world.intake("c")
+        after.store(data_set("1.2.3.2"), transfer_syntax_uid=SYNTAX, source="S")
+        assert after.close()
+        assert len(world.files("image1")) == 1
+
+    def test_a_gateway_starts_and_asks_again(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(late, "ASK_EVERY_S", 0.0)
+        folder = self.loop(world, "image1")
+        tiers = LateTiers(world.given.tiers)
+        edge = SimpleNamespace(
+            reader=world.reader,
+            call=world.call,
+            tiers=tiers,
+            intake=None,
+            hint=None,
+            link=None,
+            spec=SimpleNamespace(bootstrap=world.bootstrap, settings=world.given, port=0),
+        )
+        found = edges.services(cast(Any, edge))
+        with pytest.raises(TierUnavailable):
+            found.tier("image1")
+        assert found.tier("image2").name == "image2"
+        with pytest.raises(NotFound):
+            found.tier("image9")
+        self.back(folder)
+        assert found.tier("image1").exists("x") is False
+
+    def test_what_lies_there_is_recovered_when_it_is_back(
+        self, world: World, store: Callable[[Intake], Outcome]
+    ) -> None:
+        world.away = True
+        killed = world.intake("killed")
+        assert store(killed) is Outcome.STORED
+        assert not killed.close(0.01)
+        world.away = False
+        folder = self.loop(world, "image1")
+        now = [0.0]
+        recovery = edges.Recovery(world.bootstrap, world.call, lambda: now[0])
+        assert recovery.run(world.given, lambda boot: boot == "killed") == 0
+        assert recovery.again(lambda: world.given) == 0
+        self.back(folder)
+        assert recovery.again(lambda: world.given) == 0  # not at once
+        now[0] += recovery.AGAIN_S
+        assert recovery.again(lambda: world.given) == 1
+        assert world.reader.known("1.2.3.1") is not None
+        assert world.files("image1", "intake/") == []
+        now[0] += recovery.AGAIN_S
+        assert recovery.again(lambda: world.given) == 0
