@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from raypacs import layout
+from raypacs.policy.kinds import KINDS
 from raypacs.records import (
     InstanceRecord,
     Lease,
@@ -119,4 +120,5 @@ def node_info(name: str = "n1", *, boot: str = "b1") -> NodeInfo:
         version="0.1.0",
         bootstrap_hash="abc",
         pid=1,
+        kinds=tuple(KINDS),
     )

@@ -117,7 +117,14 @@ class FakeCluster:
         return int(made["item_id"])
 
     def reschedule_items(
-        self, filters: Row, *, due_s: float | None, nodes: list[str] | None, mode: str, **batch: Any
+        self,
+        filters: Row,
+        *,
+        due_s: float | None,
+        nodes: list[str] | None,
+        mode: str,
+        done: int = 0,
+        **batch: Any,
     ) -> Row:
         for name in nodes or ():
             self._node(name)

@@ -106,6 +106,19 @@ def story(conn: sa.Connection, study_uid: str, limit: int) -> list[dict[str, Any
     return [dict(row) for row in conn.execute(newest).mappings()][::-1]
 
 
+def count(conn: sa.Connection, study_uid: str) -> int:
+    """Return the number of a study's audit events."""
+    query = sa.select(sa.func.count()).where(audit.c.study_uid == study_uid)
+    return int(conn.execute(query).scalar_one())
+
+
+def beginning(conn: sa.Connection, study_uid: str, limit: int) -> list[dict[str, Any]]:
+    """Return the oldest ``limit`` audit events of a study, in order."""
+    oldest = sa.select(audit).where(audit.c.study_uid == study_uid)
+    found = conn.execute(oldest.order_by(audit.c.audit_id).limit(limit))
+    return [dict(row) for row in found.mappings()]
+
+
 def newest(
     conn: sa.Connection, study_uid: str, item_id: int, events: Iterable[str]
 ) -> sa.RowMapping | None:

@@ -15,11 +15,10 @@ from raypacs.errors import InvalidQuery
 from raypacs.index import audit
 from raypacs.index.engine import Txn, in_lists
 from raypacs.index.items import bury, change, is_running, is_waiting, move_many, remove
-from raypacs.index.queue import FRESH, check_due, check_nodes
-from raypacs.index.schema import nodes, studies, work_items
+from raypacs.index.queue import FRESH, check_due, check_nodes, why_no_work
+from raypacs.index.schema import studies, work_items
 from raypacs.index.task_filter import read_filter
 from raypacs.policy.kinds import PREPARE
-from raypacs.policy.nodes import refusals
 from raypacs.policy.queue import FINISHED, WAITING, Event, Priority, State
 
 MOST = 1000
@@ -39,11 +38,15 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """When and where to do items again. ``due_s`` None: now; ``mode``: same, node or spread."""
+    """When and where to do items again. ``due_s`` None: now; ``mode``: same, node or spread.
+
+    ``done``: how many earlier calls of the same order changed, so that spreading goes on there.
+    """
 
     due_s: float | None = None
     nodes: Sequence[str] = ()
     mode: str = SAME
+    done: int = 0
 
 
 # Takes the chosen items, changes those that it can, and returns why it left the others.
@@ -103,15 +106,12 @@ def reschedule(txn: Txn, chosen: Chosen, again: Again) -> dict[str, Any]:
     if again.mode not in (SAME, NODE, SPREAD) or (again.mode != SAME) != bool(again.nodes):
         raise InvalidQuery(f"mode: {again.mode!r} with {len(again.nodes)} nodes", key="mode")
     check_nodes(txn.conn, again.nodes)
-    live = _live_nodes(txn.conn)
-    gone = [name for name in again.nodes if name not in live]
-    if gone:
-        raise InvalidQuery(f"nodes: {gone[0]} is not there", key="nodes")
-    return _each(txn, chosen, lambda items: _do_again(txn, items, again, live, chosen.who))
+    blocked = why_no_work(txn.conn)
+    return _each(txn, chosen, lambda items: _do_again(txn, items, again, blocked, chosen.who))
 
 
 def _do_again(
-    txn: Txn, items: Sequence[sa.RowMapping], again: Again, live: set[str], who: str
+    txn: Txn, items: Sequence[sa.RowMapping], again: Again, blocked: Mapping[str, str], who: str
 ) -> dict[int, str]:
     generations = _generations(txn.conn, items)
     waiting = _waiting(txn.conn, items)
@@ -132,9 +132,9 @@ def _do_again(
             "node": item["node"],
             "generation": generations.get(item["study_uid"], item["generation"]),
             "due_s": txn.now if again.due_s is None else again.due_s,
-            **_place(item, again, number, live),
+            **_place(item, again, number, blocked),
         }
-        for number, item in enumerate(able)
+        for number, item in enumerate(able, again.done)
     ]
     move_many(txn, able, Event.RESCHEDULE, rows)
     _set_states(txn, able, "failed", "received", sa.true())
@@ -146,14 +146,20 @@ def _do_again(
     return refused
 
 
-def _place(item: sa.RowMapping, again: Again, number: int, live: set[str]) -> dict[str, str]:
-    """Return where an item is to run: the node it is bound to, and a note."""
+def _place(
+    item: sa.RowMapping, again: Again, number: int, blocked: Mapping[str, str]
+) -> dict[str, str]:
+    """Return where an item is to run: the node it is bound to, and a note.
+
+    ``blocked`` says of every node why it gets no work.
+    """
     if again.mode != SAME:
         return {"wanted_node": again.nodes[number % len(again.nodes)], "note": ""}
     last = item["wanted_node"] or item["node"]
-    if not last or last in live:
+    why = blocked.get(last, "is gone") if last else ""
+    if not why:
         return {"wanted_node": last, "note": ""}
-    return {"wanted_node": "", "note": f"node {last} is gone: any other"}
+    return {"wanted_node": "", "note": f"node {last} {why}: any other"}
 
 
 def cancel(txn: Txn, chosen: Chosen) -> dict[str, Any]:
@@ -224,13 +230,6 @@ def _audit(
         for item, detail in zip(items, details, strict=True)
     ]
     audit.record_many(txn, event, rows)
-
-
-def _live_nodes(conn: sa.Connection) -> set[str]:
-    """Return the nodes that are there and not refused."""
-    query = sa.select(nodes.c.name, nodes.c.problems)
-    rows = conn.execute(query.where(nodes.c.lost_s == 0, nodes.c.left_s == 0))
-    return {row.name for row in rows if not refusals(row.problems)}
 
 
 def _generations(conn: sa.Connection, items: Sequence[sa.RowMapping]) -> dict[str, int]:

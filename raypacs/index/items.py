@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from raypacs.policy.queue import FINISHED, WAITING, Event, Priority, State, tran
 from raypacs.records import Lease
 
 _LONGEST_ERROR = 500
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # tab and line feed are text
 
 
 def _state_in(states: Iterable[State]) -> sa.ColumnElement[bool]:
@@ -132,9 +134,17 @@ def change(txn: Txn, items: Sequence[sa.RowMapping], values: Sequence[Mapping[st
 
 
 def _bounded(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return ``values`` with an error text that an index on it can hold (PostgreSQL: 2.7 kB)."""
-    error = values.get("error", "")
-    return {**values, "error": error[:_LONGEST_ERROR]} if len(error) > _LONGEST_ERROR else values
+    """Return ``values`` with texts that every database takes (``clean``)."""
+    texts = {name: clean(values[name]) for name in ("error", "note") if name in values}
+    return {**values, **texts}
+
+
+def clean(text: str) -> str:
+    """Return a text without control characters, cut to what an index on it can hold.
+
+    PostgreSQL refuses NUL in a text, and 2.7 kB in an index.
+    """
+    return _CONTROL.sub(" ", text[:_LONGEST_ERROR])
 
 
 def write(txn: Txn, rows: Sequence[Mapping[str, Any]]) -> None:

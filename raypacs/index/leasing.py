@@ -32,7 +32,7 @@ from raypacs.layout import new_token
 from raypacs.policy.admission import Slots, Work, admit
 from raypacs.policy.kinds import KINDS
 from raypacs.policy.nodes import refusals
-from raypacs.policy.queue import WAITING, Event, Priority
+from raypacs.policy.queue import WAITING, Event, Priority, State
 from raypacs.policy.retry import Retry
 from raypacs.records import Assignment, Lease, Poll
 
@@ -232,6 +232,8 @@ def _take(txn: Txn, items: Sequence[sa.RowMapping], node: str, lease_s: float) -
     ]
     move_many(txn, items, Event.LEASE, taken)
     leases = [as_lease({**item, **own}) for item, own in zip(items, taken, strict=True)]
+    # One that waits for room, say, is tried every half a minute: its story tells it once.
+    waited = {item["item_id"] for item in items if _has_waited(item)}
     audit.record_many(
         txn,
         "leased",
@@ -243,9 +245,16 @@ def _take(txn: Txn, items: Sequence[sa.RowMapping], node: str, lease_s: float) -
                 "detail": {"kind": lease.kind, "attempt": lease.attempt, "token": lease.token},
             }
             for lease in leases
+            if lease.item_id not in waited
         ],
     )
     return leases
+
+
+def _has_waited(item: sa.RowMapping) -> bool:
+    """Whether an item's attempts so far were no tries, nor did they die: something is not there."""
+    tried = item["attempt"] or item["deaths"]
+    return item["state"] == State.SCHEDULED_FOR_RETRY.value and not tried
 
 
 def _next_due_s(txn: Txn) -> tuple[float, bool]:
@@ -305,7 +314,7 @@ def end_attempts(
         error = f"waits for another try: {why} on node {item['node']}"
         if deaths >= settings.max_deaths:
             delay_s = None
-            error = f"{deaths} attempts in a row died, on {_nodes_of(txn, item, deaths)}"
+            error = f"{deaths} attempts in a row died, on {_nodes_of(txn, item)}"
         again_or_fail(
             txn, item, delay_s, error, token="", attempt=item["attempt"] - 1, deaths=deaths
         )
@@ -313,6 +322,9 @@ def end_attempts(
     return dead
 
 
-def _nodes_of(txn: Txn, item: sa.RowMapping, attempts: int) -> str:
-    names = audit.nodes_of(txn.conn, item["study_uid"], item["item_id"], "leased", attempts)
-    return ", ".join(f"node {name}" for name in names)
+def _nodes_of(txn: Txn, item: sa.RowMapping) -> str:
+    """Name the nodes on which the attempts of an item died in a row, this one and those before."""
+    before = audit.nodes_of(
+        txn.conn, item["study_uid"], item["item_id"], "scheduled for retry", item["deaths"]
+    )
+    return ", ".join(f"node {name}" for name in sorted({*before, item["node"]}))

@@ -5,18 +5,20 @@ Rows are in ``items``, leases in ``leasing``, reports in ``report``, operators' 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
-from raypacs.errors import NotFound
+from raypacs import moments
+from raypacs.errors import InvalidQuery, NotFound
 from raypacs.index import audit, settings
 from raypacs.index.engine import Txn, in_lists
 from raypacs.index.items import (
     bury,
     change,
+    clean,
     find,
     find_where,
     is_running,
@@ -27,7 +29,8 @@ from raypacs.index.items import (
     write,
 )
 from raypacs.index.schema import dead_attempts, nodes, studies, work_items
-from raypacs.policy.kinds import PREPARE, kind_of
+from raypacs.policy.kinds import KINDS, PREPARE, kind_of
+from raypacs.policy.nodes import refusals
 from raypacs.policy.queue import WAITING, Event, Priority, State
 
 _DUE_AT_ONCE = 200
@@ -101,14 +104,17 @@ def ask(txn: Txn, kind: str, study_uid: str, wish: Wish) -> int:
     what else was wished.
 
     Raises:
-        InvalidQuery: no such kind of work.
+        InvalidQuery: no such kind of work, or nobody does it; no such time; a node that gets no
+            work.
         NotFound: no such study or node.
     """
     kind_of(kind)
+    _check_done(txn.conn, kind)
+    check_due(wish.due_s)
     generation = 0
     if study_uid:
         found = txn.conn.execute(
-            sa.select(studies.c.generation).where(studies.c.study_uid == study_uid)
+            sa.select(studies.c.generation).where(studies.c.study_uid == clean(study_uid))
         ).scalar()
         if found is None:
             raise NotFound(f"no study {study_uid}", study_uid=study_uid)
@@ -129,11 +135,53 @@ def ask(txn: Txn, kind: str, study_uid: str, wish: Wish) -> int:
     return int(item["item_id"])
 
 
+def check_due(due_s: float | None) -> None:
+    """Raise InvalidQuery for what cannot be shown as a time: nothing could be made of it later."""
+    try:
+        moments.checked(due_s or 0.0)
+    except ValueError as exc:
+        raise InvalidQuery(f"at: {exc}", key="at") from None
+
+
 def check_nodes(conn: sa.Connection, names: Iterable[str]) -> None:
-    """Raise NotFound for a name that no node has or had."""
+    """See that work may be bound to nodes.
+
+    Raises:
+        NotFound: a name that no node has or had.
+        InvalidQuery: a node that gets no work; says why.
+    """
+    known = why_no_work(conn)
     for name in names:
-        if conn.execute(sa.select(nodes.c.name).where(nodes.c.name == name)).first() is None:
+        if name not in known:
             raise NotFound(f"no node {name}", node=name)
+        if known[name]:
+            raise InvalidQuery(f"nodes: node {name} {known[name]}", key="nodes")
+
+
+def why_no_work(conn: sa.Connection) -> dict[str, str]:
+    """Return of every node why it gets no work ('': it does): it is gone, is draining, ..."""
+    found = {}
+    for row in conn.execute(sa.select(nodes)):
+        refused = refusals(row.problems)
+        found[row.name] = (
+            "is gone"
+            if row.lost_s or row.left_s
+            else f"is refused: {refused[0]}"
+            if refused
+            else "is draining"
+            if row.draining
+            else ""
+        )
+    return found
+
+
+def _check_done(conn: sa.Connection, kind: str) -> None:
+    """Raise InvalidQuery for a kind that none of the known nodes can do."""
+    infos = conn.execute(sa.select(nodes.c.info)).scalars().all()
+    done = {name for info in infos for name in info.get("kinds", KINDS)}
+    if done and kind not in done:
+        can_be = ", ".join(sorted(done))
+        raise InvalidQuery(f"kind: no node does {kind}; what nodes do: {can_be}", kind=kind)
 
 
 def _schedule(txn: Txn, kind: str, study_uid: str, generation: int, wish: Wish) -> int:
@@ -151,6 +199,8 @@ def _schedule(txn: Txn, kind: str, study_uid: str, generation: int, wish: Wish) 
     told: dict[str, Any] = {"kind": kind, "generation": generation}
     if wish.rule:
         told["rule"] = wish.rule
+    if wish.due_s > txn.now:
+        told["due_s"] = wish.due_s
     failed = find_where(
         txn.conn,
         work_items.c.kind == kind,
@@ -160,8 +210,7 @@ def _schedule(txn: Txn, kind: str, study_uid: str, generation: int, wish: Wish) 
     if failed:
         *older, item = failed
         item_id = int(item["item_id"])
-        goes_on = [{"error": f"{one['error']}; item {item_id} goes on"} for one in older]
-        move_many(txn, older, Event.CANCEL, goes_on)
+        cancel_each(txn, older, [f"{one['error']}; item {item_id} goes on" for one in older])
         move(txn, item, Event.RESCHEDULE, **FRESH, **values)
         told["after"] = item["error"]
     else:
@@ -226,9 +275,17 @@ def end_leases_of(txn: Txn, node: str) -> None:
 
 
 def again_or_fail(
-    txn: Txn, item: sa.RowMapping, delay_s: float | None, error: str, **values: Any
+    txn: Txn,
+    item: sa.RowMapping,
+    delay_s: float | None,
+    error: str,
+    *,
+    waits: bool = False,
+    **values: Any,
 ) -> State:
     """Schedule another try of a running item after ``delay_s``, or fail it (None).
+
+    The audit tells of an item that ``waits`` for the same cause again only once.
 
     Where a later generation of the study waits already, that item does the work: this one is
     CANCELED (there is at most one waiting item).
@@ -243,6 +300,8 @@ def again_or_fail(
         state = move(txn, item, Event.CANCEL, error=error, **values)
     else:
         state = move(txn, item, Event.RETRY, error=error, due_s=txn.now + delay_s, **values)
+        if waits and error == item["error"]:
+            return state
     audit.record(
         txn,
         state.value.lower(),
@@ -267,7 +326,24 @@ def cancel_items(txn: Txn, study_uid: str, why: str) -> None:
         work_items.c.state.in_([*WAITING, State.IN_PROCESS, State.FAILED]),
     )
     bury(txn, [item for item in open_items if item["state"] == State.IN_PROCESS.value])
-    move_many(txn, open_items, Event.CANCEL, [{"error": why, "token": ""}] * len(open_items))
+    cancel_each(txn, open_items, [why] * len(open_items), token="")
+
+
+def cancel_each(
+    txn: Txn, items: Sequence[sa.RowMapping], whys: Sequence[str], **values: Any
+) -> None:
+    """Cancel items that nobody wants any more, each for its reason, which the audit tells."""
+    rows = [{"error": why, **values} for why in whys]
+    move_many(txn, items, Event.CANCEL, rows)
+    told = [
+        {
+            "study_uid": item["study_uid"],
+            "item_id": item["item_id"],
+            "detail": {"kind": item["kind"], "was": item["state"], "error": why},
+        }
+        for item, why in zip(items, whys, strict=True)
+    ]
+    audit.record_many(txn, "canceled", told)
 
 
 def sweepable(conn: sa.Connection, now: float, limit: int) -> list[tuple[str, str, int]]:

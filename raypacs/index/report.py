@@ -8,14 +8,15 @@ new instances.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from raypacs.index import audit, ledger, settings
-from raypacs.index.engine import Txn, in_lists, insert_many
-from raypacs.index.items import current, find, find_where, move, move_many, stale
-from raypacs.index.queue import again_or_fail, unprepared_count
+from raypacs.index.engine import Txn, changes, in_lists, insert
+from raypacs.index.items import bury, clean, current, find, find_where, move, stale
+from raypacs.index.queue import again_or_fail, cancel_each, unprepared_count
 from raypacs.index.registration import count_copies
 from raypacs.index.schema import instances, packs, studies, work_items
 from raypacs.policy.kinds import PREPARE
@@ -37,6 +38,7 @@ def report(txn: Txn, lease: Lease, result: WorkResult, retry: Retry, chance: flo
     if (before := _reported_before(txn, lease)) is not None:
         return before
     item = current(txn, lease)
+    result = replace(result, error=clean(result.error), warning=clean(result.warning))
     strangers = [pack for pack in result.packs if pack.study_uid != lease.study_uid]
     if strangers:
         raise stale(lease, f"it reports a pack of study {strangers[0].study_uid}")
@@ -62,6 +64,22 @@ def report(txn: Txn, lease: Lease, result: WorkResult, retry: Retry, chance: flo
     return state
 
 
+def refuse(txn: Txn, lease: Lease, why: str, retry: Retry, chance: float) -> State:
+    """End an attempt whose report cannot be taken over; return the item's state.
+
+    It failed, and is tried again; what it published counts nowhere and is swept.
+
+    Raises:
+        StaleLease: the lease is not the item's current one; nothing is changed.
+    """
+    if (before := _reported_before(txn, lease)) is not None:
+        return before
+    item = current(txn, lease)
+    bury(txn, [item])
+    error = f"its report could not be taken over: {why}"
+    return _unfinished(txn, item, WorkResult(error=error), error, retry, chance)
+
+
 def _unfinished(
     txn: Txn, item: sa.RowMapping, result: WorkResult, error: str, retry: Retry, chance: float
 ) -> State:
@@ -69,7 +87,8 @@ def _unfinished(
     delay_s: float | None
     if result.waits:
         delay_s = retry.wait_s(chance=chance)
-        state = again_or_fail(txn, item, delay_s, error, attempt=item["attempt"] - 1, deaths=0)
+        attempt = item["attempt"] - 1
+        state = again_or_fail(txn, item, delay_s, error, waits=True, attempt=attempt, deaths=0)
     elif result.died:
         # Not buried, as an attempt is whose node died: packs of its that counted must stay.
         deaths = item["deaths"] + 1
@@ -122,39 +141,20 @@ def _left_out(txn: Txn, lease: Lease) -> str:
 
 def _take_over(txn: Txn, pack: PreparedSeries, lease: Lease) -> None:
     fresh = _mark(txn, pack)
-    insert_many(
-        txn.conn,
-        packs,
-        [
-            {
-                "tier": pack.tier,
-                "pack_path": pack.pack_path,
-                "study_uid": pack.study_uid,
-                "series_uid": pack.series_uid,
-                "token": pack.token,
-                "header_path": pack.header_path,
-                "pack_bytes": pack.pack_bytes,
-                "header_bytes": pack.header_bytes,
-                "instance_count": len(pack.instances),
-                "created_s": txn.now,
-            }
-        ],
-    )
     size = pack.pack_bytes + pack.header_bytes
-    count_copies(
-        txn,
-        [
-            {
-                "study_uid": pack.study_uid,
-                "tier": pack.tier,
-                "objects": len(pack.instances),
-                "size_bytes": size,
-                "generation": lease.generation,
-                "created_s": txn.now,
-            }
-        ],
-    )
     ledger.spend(txn, lease.node, {pack.tier: size})
+    if not _list(txn, pack):
+        size = 0  # its bytes are counted already
+    else:
+        copy = {
+            "study_uid": pack.study_uid,
+            "tier": pack.tier,
+            "objects": len(pack.instances),
+            "size_bytes": size,
+            "generation": lease.generation,
+            "created_s": txn.now,
+        }
+        count_copies(txn, [copy])
     transcoded = [one for one in fresh if one.form != "copied"]
     txn.conn.execute(
         sa.update(studies)
@@ -170,6 +170,25 @@ def _take_over(txn: Txn, pack: PreparedSeries, lease: Lease) -> None:
         )
     )
     audit.publish(txn, "events", _statistics(txn, pack, lease, fresh))
+
+
+def _list(txn: Txn, pack: PreparedSeries) -> bool:
+    """List a pack; False where it is listed already (adopted when index and tiers were compared)."""
+    row = {
+        "tier": pack.tier,
+        "pack_path": pack.pack_path,
+        "study_uid": pack.study_uid,
+        "series_uid": pack.series_uid,
+        "token": pack.token,
+        "header_path": pack.header_path,
+        "pack_bytes": pack.pack_bytes,
+        "header_bytes": pack.header_bytes,
+        "instance_count": len(pack.instances),
+        "created_s": txn.now,
+    }
+    statement = insert(txn.conn, packs).values(row)
+    keys = ["tier", "pack_path"]
+    return changes(txn.conn, statement.on_conflict_do_nothing(index_elements=keys)) > 0
 
 
 def _mark(txn: Txn, pack: PreparedSeries) -> list[PreparedInstance]:
@@ -202,7 +221,7 @@ def _mark(txn: Txn, pack: PreparedSeries) -> list[PreparedInstance]:
                 {
                     "uid": one.sop_instance_uid,
                     "new_form": one.form,
-                    "new_reason": one.reason,
+                    "new_reason": clean(one.reason),
                     "raw": one.raw_bytes,
                     "prepared": one.prepared_bytes,
                     "syntax": one.transfer_syntax_uid,
@@ -234,8 +253,7 @@ def _settle(txn: Txn, lease: Lease) -> None:
         work_items.c.study_uid == lease.study_uid,
         work_items.c.state.in_([*WAITING, State.FAILED]),
     )
-    why = {"error": f"item {lease.item_id} prepared everything"}
-    move_many(txn, others, Event.CANCEL, [why] * len(others))
+    cancel_each(txn, others, [f"item {lease.item_id} prepared everything"] * len(others))
 
 
 def _summary(lease: Lease, result: WorkResult) -> dict[str, Any]:

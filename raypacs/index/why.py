@@ -24,7 +24,9 @@ Detail = Mapping[str, Any]
 
 
 def why(conn: sa.Connection, study_uid: str) -> list[dict[str, Any]]:
-    """Return the story of a study, also of a deleted one: its newest 10,000 events, in order.
+    """Return the story of a study, also of a deleted one, in order.
+
+    Of more than 10,000 events the oldest half and the newest, with an entry for those left out.
 
     Each has at_s, event, text, node, who, item_id, epoch, detail.
 
@@ -32,6 +34,8 @@ def why(conn: sa.Connection, study_uid: str) -> list[dict[str, Any]]:
         NotFound: nothing is known of such a study.
     """
     events = audit.story(conn, study_uid, _MOST_EVENTS)
+    if len(events) == _MOST_EVENTS:
+        events = _shortened(conn, study_uid, events)
     if not events:
         raise NotFound(f"nothing is known of study {study_uid}", study_uid=study_uid)
     # Accesses are too many to be written down one by one; the last one is the study's.
@@ -48,6 +52,19 @@ def why(conn: sa.Connection, study_uid: str) -> list[dict[str, Any]]:
         {**blank, **{name: one[name] for name in _NAMES if name in one}, "text": tell(one)}
         for one in events
     ]
+
+
+def _shortened(
+    conn: sa.Connection, study_uid: str, newest: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return how a study's story began and how it ended, where ``newest`` is not all of it."""
+    left_out = audit.count(conn, study_uid) - len(newest)
+    if left_out <= 0:
+        return newest
+    half = len(newest) // 2
+    oldest = audit.beginning(conn, study_uid, half)
+    gap = {"event": "left out", "at_s": oldest[-1]["at_s"], "detail": {"events": left_out}}
+    return [*oldest, gap, *newest[half:]]
 
 
 def tell(event: Mapping[str, Any]) -> str:
@@ -139,6 +156,10 @@ def _relocated(detail: Detail) -> str:
     )
 
 
+def _left_out(detail: Detail) -> str:
+    return f"... {detail.get('events', '?')} events left out"
+
+
 def _accessed(_: Detail) -> str:
     return "last accessed"
 
@@ -221,6 +242,7 @@ def _bytes(size: Any) -> str:
 
 # What happened, by the audit's word for it.
 _WORDS: dict[str, Callable[[Detail], str]] = {
+    "left out": _left_out,
     "received": _received,
     "conflict": _aside("conflict with other bytes of the same instance"),
     "quarantined": _aside("quarantined"),

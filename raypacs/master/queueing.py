@@ -80,7 +80,8 @@ class QueueEvents(MasterBase):
         ``due_s`` None: now (seconds since the epoch, UTC).
 
         Raises:
-            InvalidQuery: no such kind of work or priority.
+            InvalidQuery: no such kind of work, or no node does it; no such priority or time; a
+                node that gets no work.
             NotFound: no such study or node.
         """
         wish = Wish(priority_of(priority), due_s or 0.0, wanted_node, payload or {}, who)
@@ -101,15 +102,18 @@ class QueueEvents(MasterBase):
         who: str = "",
         limit: int = MOST,
         after_id: int = 0,
+        done: int = 0,
     ) -> dict[str, Any]:
         """Do items again: now or at ``due_s``; on the ``same`` node, a named one, or ``spread``.
+
+        ``done``: how many earlier calls of the same order changed; spreading goes on there.
 
         Raises:
             InvalidQuery: a filter, mode or node that cannot be.
             NotFound: no such node.
         """
         chosen = Chosen(filters, who, limit, after_id)
-        again = Again(due_s, tuple(nodes or ()), mode)
+        again = Again(due_s, tuple(nodes or ()), mode, done)
         answer = self._writer.reschedule_items(chosen, again, self._clock())
         self._polls.changed()
         return answer

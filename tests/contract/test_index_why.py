@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from raypacs.errors import NotFound
+from raypacs.index import why
 from raypacs.index.engine import open_engine
 from raypacs.index.ledger import TierSeen
 from raypacs.index.reader import IndexReader
@@ -119,6 +120,19 @@ def test_what_is_kept_aside_is_told_with_the_reason(world: World) -> None:
     assert (
         "1.2.3.4 from CT1 is kept aside on image1: other bytes" in dict(world.story())["conflict"]
     )
+
+
+def test_a_long_story_keeps_its_beginning_and_its_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(why, "_MOST_EVENTS", 4)
+    world.receive(1, T)
+    for number in range(1, 9):
+        world.receive(1, T + 1000 * number)
+    story = world.reader.why(STUDY)
+    assert [one["at_s"] - T for one in story] == [0, 1000, 1000, 7000, 8000]
+    assert story[2]["text"] == "... 5 events left out"
+    assert (story[2]["event"], story[2]["detail"]) == ("left out", {"events": 5})
 
 
 def test_a_study_that_nobody_knows(world: World) -> None:

@@ -203,3 +203,96 @@ class TestBatches:
         assert seen == 5
         stories = queue.reader.study("1.3")["story"]
         assert [one["who"] for one in stories if one["event"] == "priority"] == ["ann"]
+
+
+class TestNodesThatGetNoWork:
+    def test_same_is_any_other_where_its_node_drains_or_is_refused(self, queue: Queue) -> None:
+        first, second = failed(queue, "1.1", "n1"), failed(queue, "1.2", "n2")
+        queue.writer.drain("n1", "ann", T, draining=True)
+        queue.set_node("n2", problems=["refused: its version 1 is not the cluster's (2)"])
+        again(queue, {})
+        rows = [queue.row(lease.item_id) for lease in (first, second)]
+        assert [row["wanted_node"] for row in rows] == ["", ""]
+        assert rows[0]["note"] == "node n1 is draining: any other"
+        assert "is refused: its version 1" in rows[1]["note"]
+
+    def test_a_named_one_is_refused_with_the_reason(self, queue: Queue) -> None:
+        failed(queue, "1.1")
+        queue.writer.drain("n2", "ann", T, draining=True)
+        with pytest.raises(InvalidQuery, match="node n2 is draining"):
+            again(queue, {}, mode="node", nodes=["n2"])
+        with pytest.raises(InvalidQuery, match="node n2 is draining"):
+            queue.item("1.2", wanted_node="n2")
+        queue.set_node("n1", lost_s=T)
+        with pytest.raises(InvalidQuery, match="node n1 is gone"):
+            queue.item("1.2", wanted_node="n1")
+        for name in ("n9", "n\x009"):
+            with pytest.raises(NotFound):
+                queue.item("1.2", wanted_node=name)
+
+    def test_a_kind_that_no_node_does_is_refused_with_what_they_do(self, queue: Queue) -> None:
+        queue.node("n1", kinds=("PREPARE", "VERIFY"))
+        queue.node("n2", kinds=("PREPARE",))
+        queue.item("1.1", "VERIFY")
+        with pytest.raises(InvalidQuery, match=r"no node does COMPACT; .*: PREPARE, VERIFY"):
+            queue.item("1.1", "COMPACT")
+
+
+def test_spreading_goes_on_over_several_calls(queue: Queue) -> None:
+    for number in range(5):
+        queue.item(f"1.{number}")
+    places, after_id, done, more = [], 0, 0, True
+    while more:
+        answer = queue.writer.reschedule_items(
+            Chosen({}, "ann", limit=1, after_id=after_id),
+            Again(None, ("n1", "n2"), "spread", done),
+            T,
+        )
+        after_id, more, done = answer["after_id"], answer["more"], done + answer["changed"]
+        places.append(queue.row(after_id)["wanted_node"])
+    assert places == ["n1", "n2", "n1", "n2", "n1"]
+
+
+class TestAudit:
+    def events(self, queue: Queue, uid: str, name: str) -> list[dict[str, Any]]:
+        return [one["detail"] for one in queue.reader.why(uid) if one["event"] == name]
+
+    def test_items_that_a_deleted_study_cancels_say_so(self, queue: Queue) -> None:
+        queue.item("1.1", "VERIFY")
+        queue.taken(kinds=("VERIFY",))
+        queue.writer.delete_study("1.1", T)
+        (told,) = self.events(queue, "1.1", "canceled")
+        assert told == {"kind": "VERIFY", "was": "IN PROCESS", "error": "study deleted"}
+
+    def test_items_whose_work_another_one_did_say_so(self, queue: Queue) -> None:
+        queue.quiet("1.1")
+        lease = queue.taken()
+        waiting = queue.item("1.1")
+        queue.writer.report(lease, queue.prepared(lease), T)
+        assert queue.row(waiting)["state"] == State.CANCELED
+        (told,) = self.events(queue, "1.1", "canceled")
+        assert told["error"] == f"item {lease.item_id} prepared everything"
+
+    def test_waiting_for_the_same_again_is_told_once(self, queue: Queue) -> None:
+        queue.item("1.1")
+        for number, cause in enumerate(["room"] * 5 + ["a tier"] * 5):
+            lease = queue.taken(now=T + 100 * number)
+            result = WorkResult(error=f"waits for {cause}", waits=True)
+            queue.writer.report(lease, result, T + 100 * number)
+        told = self.events(queue, "1.1", "scheduled for retry")
+        assert [one["error"] for one in told] == ["waits for room", "waits for a tier"]
+        assert len(self.events(queue, "1.1", "leased")) == 1
+
+
+def test_texts_of_reports_are_freed_of_control_characters(queue: Queue) -> None:
+    """PostgreSQL takes no NUL; the other reports of the batch must not fail for it."""
+    leases = []
+    for number in range(2):
+        queue.item(f"1.{number}", "VERIFY")
+        leases.append(queue.taken(kinds=("VERIFY",)))
+    results = [WorkResult(error="bad\x00\x1b[0m text"), WorkResult(warning="see\x00\nthis")]
+    states = queue.writer.report_many(list(zip(leases, results, strict=True)), T)
+    assert states == [State.SCHEDULED_FOR_RETRY, State.WARNING]
+    rows = [queue.row(lease.item_id) for lease in leases]
+    assert [row["error"] for row in rows] == ["bad  [0m text", "see \nthis"]
+    assert "\x00" not in str(queue.reader.why("1.0"))

@@ -163,6 +163,7 @@ def test_orders_for_all_that_match(
     assert told == {"matched": 10, "changed": 10, "refused": []}
     assert len(cluster.events) == 4
     assert {named["mode"] for _, _, named in cluster.events} == {"spread"}
+    assert [named["done"] for _, _, named in cluster.events] == [0, 3, 6, 9]
     assert [one["wanted_node"] for one in cluster.items[:4]] == ["n2", "n1", "n2", "n1"]
     urgent = {"all": True, "priority": "high"}
     assert client.post("/api/v1/queue/priority", json=urgent).json()["changed"] == 11

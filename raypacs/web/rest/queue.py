@@ -240,6 +240,8 @@ def _for_all(services: Services, event: str, chosen: Selection, who: str, **orde
     told: Row = {"matched": 0, "changed": 0, "refused": []}
     after_id, more = 0, bool(found or order.get("nodes"))
     while more:
+        if order.get("mode") == "spread":
+            order["done"] = told["changed"]  # goes on where the last batch ended
         part = services.master(event, filters, who=who, limit=BATCH, after_id=after_id, **order)
         told["matched"] += part["matched"]
         told["changed"] += part["changed"]
