@@ -6,18 +6,33 @@ forgotten, after a power loss.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
-from raypacs.errors import StaleLease
+import sqlalchemy as sa
+
+from raypacs.errors import IllegalTransition, StaleLease
 from raypacs.index import bulk, halting, leasing, queue, retirement, settings
 from raypacs.index.bulk import Again, Chosen
 from raypacs.index.leasing import Polled
 from raypacs.index.queue import Wish
-from raypacs.index.report import report
+from raypacs.index.report import refuse, report
 from raypacs.index.writing import Writing, retry_of
 from raypacs.policy.queue import Priority, State
 from raypacs.records import Lease, Poll, WorkResult
+
+log = logging.getLogger(__name__)
+
+_CANNOT_HOLD = (
+    IllegalTransition,
+    sa.exc.SQLAlchemyError,
+    KeyError,
+    OverflowError,
+    TypeError,
+    ValueError,
+)
+"""What a report raises that is wrong itself, not the database (that is IndexUnavailable)."""
 
 
 class QueueWrites(Writing):
@@ -104,9 +119,33 @@ class QueueWrites(Writing):
     ) -> list[State | StaleLease]:
         """End attempts in one durable transaction; the same reports again change nothing.
 
+        Where the index cannot hold one of them, each has a transaction of its own, and that one
+        ends as a failed attempt.
+
         Returns:
             The state of each item, or StaleLease for a lease that is not the current one.
         """
+        try:
+            return self._report_together(reports, now)
+        except _CANNOT_HOLD:
+            return [self._report_alone(lease, result, now) for lease, result in reports]
+
+    def _report_alone(self, lease: Lease, result: WorkResult, now: float) -> State | StaleLease:
+        try:
+            return self._report_together([(lease, result)], now)[0]
+        except _CANNOT_HOLD as exc:
+            # Not its text: the drivers' messages hold the values, patients' names too.
+            why = type(exc).__name__
+        log.error("a report cannot be taken over", extra={"item": lease.item_id, "why": why})
+        with self.transaction(now, durable=True) as txn:
+            try:
+                return refuse(txn, lease, why, retry_of(txn), self._chance())
+            except StaleLease as exc:
+                return exc
+
+    def _report_together(
+        self, reports: Sequence[tuple[Lease, WorkResult]], now: float
+    ) -> list[State | StaleLease]:
         answers: list[State | StaleLease] = []
         with self.transaction(now, durable=True) as txn:
             retry = retry_of(txn)

@@ -173,7 +173,7 @@ def _take_over(txn: Txn, pack: PreparedSeries, lease: Lease) -> None:
 
 
 def _list(txn: Txn, pack: PreparedSeries) -> bool:
-    """List a pack; False where it is listed already (adopted when index and tiers were compared)."""
+    """List a pack; False where it is listed already, as it was adopted."""
     row = {
         "tier": pack.tier,
         "pack_path": pack.pack_path,
