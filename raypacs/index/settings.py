@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from raypacs.config import Settings, TierSettings, parse
 from raypacs.errors import ConfigError
-from raypacs.index import audit, ledger
+from raypacs.index import audit, ledger, site
 from raypacs.index.engine import Txn
 from raypacs.index.schema import settings
 
@@ -25,7 +25,8 @@ def apply(txn: Txn, new: Settings, who: str) -> int:
     """Make ``new`` the settings; return its version (the old one where nothing changed).
 
     Raises:
-        ConfigError: a name used twice, or a tier that still holds objects would be lost or moved.
+        ConfigError: a name used twice, or a tier that holds objects, or may hold some that are not
+            registered yet, would be lost or moved.
     """
     version, old = read(txn.conn)
     _check_tiers(txn.conn, old.tiers, new.tiers)
@@ -48,15 +49,32 @@ def _check_tiers(
     by_name = {tier.name: tier for tier in new}
     if len(by_name) < len(new):
         raise ConfigError("settings: two tiers have the same name", tiers=[t.name for t in new])
-    used = ledger.read(conn)
+    accounts = ledger.read(conn)
+    adopted = site.read(conn).adopted
     for tier in old:
-        if tier.name not in used or not used[tier.name].used_bytes:
-            continue
         kept = by_name.get(tier.name)
-        if kept is None or (kept.url, kept.role) != (tier.url, tier.role):
+        if kept is not None and (kept.url, kept.role) == (tier.url, tier.role):
+            continue
+        account = accounts.get(tier.name)
+        if account is not None and account.used_bytes:
             raise ConfigError(
-                f"settings: tier {tier.name} holds {used[tier.name].used_bytes} bytes: "
+                f"settings: tier {tier.name} holds {account.used_bytes} bytes: "
                 "it cannot be removed, nor its url or role changed",
                 hint="delete or migrate what it holds first, or make it read_only",
+                tier=tier.name,
+            )
+        # What looks empty may hold instances that were answered and are not registered yet.
+        if account is not None and account.granted_bytes:
+            raise ConfigError(
+                f"settings: nodes hold room on tier {tier.name}, so they may be writing there: "
+                "it cannot be removed, nor its url or role changed",
+                hint="add a tier of another name, and make this one read_only",
+                tier=tier.name,
+            )
+        if kept is not None and tier.url in adopted:
+            raise ConfigError(
+                f"settings: tier {tier.name} is in use at {tier.url}: its url and role stay",
+                hint="add a tier of another name; this one may be made read_only or, while it is "
+                "empty, be removed",
                 tier=tier.name,
             )

@@ -44,10 +44,10 @@ class World:
                     name=name, role=role, url=(folder / name).as_uri(), read_only=closed, order=n
                 )
                 for n, (name, role, closed) in enumerate(
-                    [("image1", "image", read_only), ("image2", "image", False)], 1
+                    [("near", "image", read_only), ("far", "image", False)], 1
                 )
             ]
-            + [TierSettings(name="web1", role="web", url=(folder / "web1").as_uri())],
+            + [TierSettings(name="fast", role="web", url=(folder / "fast").as_uri())],
         )
         self.master.apply_settings(self.given, "test")
 
@@ -94,14 +94,14 @@ def test_a_tier_that_became_read_only_is_recovered_but_not_written(
     assert world.recover() == 1
     known = world.reader.known("1.2.3.1")
     assert known is not None
-    assert world.files("image1") == [known[2]]
-    assert world.files("image1", "intake/") == []
+    assert world.files("near") == [known[2]]
+    assert world.files("near", "intake/") == []
     after = world.intake("after")
     assert store(after) is Outcome.KNOWN  # its bytes are seen there
     other = data_set("1.2.3.2")
     after.store(other, transfer_syntax_uid=SYNTAX, source="S")
     assert after.close()
-    assert len(world.files("image1")) == len(world.files("image2")) == 1
+    assert len(world.files("near")) == len(world.files("far")) == 1
 
 
 def test_a_study_deleted_before_the_recovery_stays_deleted_and_may_come_again(
@@ -120,9 +120,9 @@ def test_a_study_deleted_before_the_recovery_stays_deleted_and_may_come_again(
     assert world.master.tick().deleted_objects == 1
     known = world.reader.known("1.2.3.1")
     assert known is not None
-    assert world.files("image1") == [known[2]]
+    assert world.files("near") == [known[2]]
     killed.close()
-    assert world.files("image1") == [known[2]]
+    assert world.files("near") == [known[2]]
 
 
 class TestTierThatIsAway:
@@ -143,22 +143,22 @@ class TestTierThatIsAway:
     def test_an_intake_starts_and_stores_elsewhere(
         self, world: World, store: Callable[[Intake], Outcome]
     ) -> None:
-        folder = self.loop(world, "image1")
+        folder = self.loop(world, "near")
         intake = world.intake("b")
         assert store(intake) is Outcome.STORED
         assert intake.close()
-        assert len(world.files("image2")) == 1
+        assert len(world.files("far")) == 1
         self.back(folder)
         after = world.intake("c")
         after.store(data_set("1.2.3.2"), transfer_syntax_uid=SYNTAX, source="S")
         assert after.close()
-        assert len(world.files("image1")) == 1
+        assert len(world.files("near")) == 1
 
     def test_a_gateway_starts_and_asks_again(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(late, "ASK_EVERY_S", 0.0)
-        folder = self.loop(world, "image1")
+        folder = self.loop(world, "near")
         tiers = LateTiers(world.given.tiers)
         edge = SimpleNamespace(
             reader=world.reader,
@@ -171,12 +171,12 @@ class TestTierThatIsAway:
         )
         found = edges.services(cast(Any, edge))
         with pytest.raises(TierUnavailable):
-            found.tier("image1")
-        assert found.tier("image2").name == "image2"
+            found.tier("near")
+        assert found.tier("far").name == "far"
         with pytest.raises(NotFound):
-            found.tier("image9")
+            found.tier("nowhere")
         self.back(folder)
-        assert found.tier("image1").exists("x") is False
+        assert found.tier("near").exists("x") is False
 
     def test_what_lies_there_is_recovered_when_it_is_back(
         self, world: World, store: Callable[[Intake], Outcome]
@@ -186,7 +186,7 @@ class TestTierThatIsAway:
         assert store(killed) is Outcome.STORED
         assert not killed.close(0.01)
         world.away = False
-        folder = self.loop(world, "image1")
+        folder = self.loop(world, "near")
         now = [0.0]
         recovery = edges.Recovery(world.bootstrap, world.call, lambda: now[0])
         assert recovery.run(world.given, lambda boot: boot == "killed") == 0
@@ -196,6 +196,6 @@ class TestTierThatIsAway:
         now[0] += recovery.AGAIN_S
         assert recovery.again(lambda: world.given) == 1
         assert world.reader.known("1.2.3.1") is not None
-        assert world.files("image1", "intake/") == []
+        assert world.files("near", "intake/") == []
         now[0] += recovery.AGAIN_S
         assert recovery.again(lambda: world.given) == 0

@@ -832,6 +832,32 @@ class TestSettings:
         kept = image.model_copy(update={"read_only": True})
         assert index.writer.apply_settings(Settings(tiers=(kept,)), "me", T) == 2
 
+    def test_a_tier_that_only_looks_empty_stays_where_it_is(self, index: Index) -> None:
+        """It may hold instances that were answered and are not registered yet."""
+        image = TierSettings(name="image3", role="image", url="memory://a")
+        moved = image.model_copy(update={"url": "memory://b"})
+        other = image.model_copy(update={"role": "web"})
+
+        def apply(*tiers: TierSettings) -> int:
+            return index.writer.apply_settings(Settings(tiers=tiers), "me", T)
+
+        apply(image)
+        assert apply(moved) == 2  # nobody ever used it
+        assert apply(image) == 3
+        index.writer.tiers_seen([TierSeen("image3", GB, reachable=True)], T)
+        assert index.writer.grant("image3", "n1/b", 100, T) == 100
+        for tiers in ((), (moved,), (other,)):
+            with pytest.raises(ConfigError, match="image3") as refused:
+                apply(*tiers)
+            assert "another name" in refused.value.hint
+        index.writer.release_grants("n1/b", T)
+        index.writer.adopt_tier("memory://a", "image3", T)
+        for changed in (moved, other):
+            with pytest.raises(ConfigError, match="image3") as refused:
+                apply(changed)
+            assert "another name" in refused.value.hint
+        assert apply(moved.model_copy(update={"name": "image4"})) == 4
+
 
 class TestStatus:
     def test_counts_rates_and_hours_left(self, index: Index) -> None:
