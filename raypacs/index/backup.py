@@ -74,6 +74,25 @@ def look(path: Path, *, whole: bool = True) -> Backup:
     )
 
 
+def empty_log(path: Path) -> bool:
+    """Write the log of the index in file ``path`` into it; False where it is damaged.
+
+    Raises:
+        IndexUnavailable: another program has it open.
+    """
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+            conn.execute("PRAGMA synchronous=FULL")
+            busy = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    except sqlite3.Error:
+        return False
+    if busy:
+        raise IndexUnavailable(
+            f"{path} is in use", hint="end the program that has it open (`fuser` names it)"
+        )
+    return True
+
+
 def make_restored(path: Path, *, at_least_epoch: int, why: str, now: float) -> None:
     """Let the index in file ``path`` be reconciled before it deletes; its epoch never falls."""
     try:

@@ -124,24 +124,50 @@ def _present(
 
 
 def _replace(index: Path, part: Path, now: float) -> Path | None:
-    """Put ``part`` in the index' place and keep the old one beside; there is always an index.
+    """Put ``part`` in the index' place and keep the old one beside; there is always a whole index.
 
-    The write-ahead log belongs to the old index and goes with it: to the new one it would be
-    damage.
+    The old index' write-ahead log is emptied into its file first: a log beside the new file would
+    be damage to it, and the old file without its log would lack the last commits.
     """
     replaced = None
     if index.exists():
         replaced = index.with_name(f"{index.name}.replaced-{_text(now)}")
-        os.link(index, replaced)
-    for suffix in ("-wal", "-shm"):
-        log = index.with_name(index.name + suffix)
-        if log.exists() and replaced:
-            log.rename(replaced.with_name(replaced.name + suffix))
-        else:
-            log.unlink(missing_ok=True)
+        emptied = backup.empty_log(index)
+        _keep(index, replaced)
+        _remove_logs(index, None if emptied else replaced)
+    else:
+        _remove_logs(index, None)
+    # The log must be gone for good before the new file is there, also after a power loss.
+    _flush(index.parent)
     part.replace(index)
     _flush(index.parent)
     return replaced
+
+
+def _keep(index: Path, replaced: Path) -> None:
+    """Let the index have a second name, or a copy where the file system has no hard links."""
+    replaced.unlink(missing_ok=True)
+    try:
+        os.link(index, replaced)
+    except OSError:
+        part = _beside(replaced, "keeping")
+        try:
+            shutil.copyfile(index, part)
+            part.chmod(0o600)
+            _flush(part)
+            part.rename(replaced)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _remove_logs(index: Path, kept: Path | None) -> None:
+    """Take the logs beside the index away; those of a damaged one go with it (``kept``)."""
+    for suffix in ("-wal", "-shm"):
+        log = index.with_name(index.name + suffix)
+        if kept is not None and log.exists():
+            log.rename(kept.with_name(kept.name + suffix))
+        else:
+            log.unlink(missing_ok=True)
 
 
 def _sqlite_file(bootstrap: Bootstrap, command: str, file: Path) -> Path:
