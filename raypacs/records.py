@@ -132,11 +132,12 @@ class Assignment:
     """The master's answer to a Poll.
 
     ``stop``: tokens that are not current any more (cancelled, expired, given to another): end the
-    work, leave nothing half-written, report nothing. ``renewed``: (token, expires_at_s).
+    work, leave nothing half-written, report nothing. ``renewed``: (token, expires_at_s, priority),
+    the priority as it is now.
     """
 
     leases: tuple[Lease, ...] = ()
-    renewed: tuple[tuple[str, float], ...] = ()
+    renewed: tuple[tuple[str, float, int], ...] = ()
     stop: tuple[str, ...] = ()
     poll_after_s: float = 0.5
 

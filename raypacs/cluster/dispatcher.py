@@ -120,7 +120,9 @@ class Dispatcher:
         """Poll, obey; return the seconds after which to poll again."""
         _, self._settings = self._reader.settings()
         running = self._running()
-        most = self._cores + self._settings.node_concurrency
+        # High and stat PREPARE may exceed the cores by the slots that are kept for them.
+        kept = self._settings.reserved_slots
+        most = self._cores + kept + self._settings.node_concurrency
         asked_s = time.monotonic()
         answer: Assignment = self._master.call(
             "poll",
@@ -137,9 +139,10 @@ class Dispatcher:
 
     def _obey(self, answer: Assignment, good_until: float) -> None:
         with self._lock:
-            for token, expires_at_s in answer.renewed:
+            for token, expires_at_s, priority in answer.renewed:
                 if token in self._items:
                     self._items[token].renewed(expires_at_s, good_until)
+                    self._items[token].prioritise(priority)
             for token in answer.stop:
                 if token in self._items:
                     self._items[token].stop("the master says so")

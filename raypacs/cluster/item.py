@@ -38,6 +38,7 @@ class LeasedItem:
         self._lock = threading.Lock()
         self._stopped = ""
         self._reporting = False
+        self._priority = lease.priority
         self._order = next(_orders)
         self._numbers = itertools.count()
         self._out = 0
@@ -49,6 +50,13 @@ class LeasedItem:
         """Note when the lease expires by the master's clock; by ours ``at_most`` then."""
         gained_s = expires_at_s - self.lease.expires_at_s
         self._good_until = max(self._good_until, min(self._given_until + gained_s, at_most))
+
+    def prioritise(self, priority: int) -> None:
+        """Let what is not started yet go by another priority."""
+        with self._lock:
+            if priority != self._priority:
+                self._priority = priority
+                self._pool.prioritise(self.lease.token, priority)
 
     def stop(self, why: str) -> None:
         """End the work, unless it is being reported: then the answer to the report decides."""
@@ -81,7 +89,7 @@ class LeasedItem:
     def submit(self, key: Hashable, function: Callable[..., Any], *args: Any) -> None:
         """Have ``function(*args)`` run by a worker process."""
         self.check()
-        rank = (-self.lease.priority, self._order, next(self._numbers))
+        rank = (-self._priority, self._order, next(self._numbers))
         self._submit(Task(rank, self.lease.token, key, function, args, self._done))
 
     def finished(self) -> Iterator[tuple[Any, Any]]:
@@ -118,7 +126,9 @@ class LeasedItem:
 
     def _submit(self, task: Task) -> None:
         self._out += 1
-        self._pool.submit(task)
+        with self._lock:  # a change of priority comes wholly before, or after
+            task.rank = (-self._priority, *task.rank[1:])
+            self._pool.submit(task)
 
     def _done(self, task: Task, value: Any) -> None:
         self._ended.put((task, value))

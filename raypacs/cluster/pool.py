@@ -74,6 +74,10 @@ class TaskPool:
         """
         self._told.put(lambda: self._cancel(owner, force=force))
 
+    def prioritise(self, owner: Hashable, priority: int) -> None:
+        """Give the tasks of an item that wait another priority; what runs goes on."""
+        self._told.put(lambda: self._prioritise(owner, priority))
+
     def close(self) -> None:
         """End the thread; what is out is told to nobody."""
         self._told.put(None)
@@ -97,6 +101,12 @@ class TaskPool:
     def _finished(self, number: int, value: Any) -> None:
         task, _ = self._started.pop(number)
         task.done(task, value)
+
+    def _prioritise(self, owner: Hashable, priority: int) -> None:
+        for task in self._waiting:
+            if task.owner == owner:
+                task.rank = (-priority, *task.rank[1:])
+        heapq.heapify(self._waiting)
 
     def _cancel(self, owner: Hashable, *, force: bool) -> None:
         dropped = [task for task in self._waiting if task.owner == owner]

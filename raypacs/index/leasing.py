@@ -99,8 +99,8 @@ def poll(txn: Txn, asked: Poll, settings: Settings, retry: Retry, chance: float)
 
 def _renew_due(
     txn: Txn, items: Sequence[sa.RowMapping], lease_s: float
-) -> tuple[tuple[str, float], ...]:
-    """Extend the leases whose time is partly over; return (token, expires_at_s) of all."""
+) -> tuple[tuple[str, float, int], ...]:
+    """Extend leases whose time is partly over; return (token, expires_at_s, priority) of all."""
     due = [
         item for item in items if item["expires_at_s"] - txn.now < lease_s * (1.0 - _RENEW_AFTER)
     ]
@@ -114,7 +114,11 @@ def _renew_due(
     )
     extended = {item["token"] for item in due}
     return tuple(
-        (item["token"], expires_at_s if item["token"] in extended else item["expires_at_s"])
+        (
+            item["token"],
+            expires_at_s if item["token"] in extended else item["expires_at_s"],
+            item["priority"],
+        )
         for item in items
     )
 

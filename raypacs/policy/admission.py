@@ -1,8 +1,9 @@
 """How much work a node gets, and which first (FEATURES C5).
 
-PREPARE runs on as many items as the node has cores. All other kinds together have
-``concurrency`` slots: ``reserved`` of them only for high and stat priority, at most ``heavy`` for
-memory-heavy kinds. Higher priority first, then what is due longest.
+PREPARE runs on as many items as the node has cores; high and stat ones on ``reserved`` more, as
+their tasks overtake those of the others. All other kinds together have ``concurrency`` slots:
+``reserved`` of them only for high and stat priority, at most ``heavy`` for memory-heavy kinds.
+Higher priority first, then what is due longest.
 
 So however many low items wait, a stat item finds a free slot or is the first to get one: it waits
 for the end of one running item at most.
@@ -24,7 +25,10 @@ SOONEST_S, LATEST_S = 0.25, 5.0
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """What a node runs at once: PREPARE on ``cores``; all other kinds in ``concurrency`` slots."""
+    """What a node runs at once: PREPARE on ``cores``; all other kinds in ``concurrency`` slots.
+
+    ``reserved``: beside the cores, and of the slots, for high and stat priority only.
+    """
 
     cores: int
     concurrency: int = 10
@@ -58,7 +62,8 @@ def admit(waiting: Iterable[Work], running: Iterable[Work], slots: Slots, limit:
 def _fits(work: Work, taken: list[Work], slots: Slots) -> bool:
     kind = KINDS[work.kind]
     if kind.per_core:
-        return sum(KINDS[one.kind].per_core for one in taken) < slots.cores
+        more = slots.reserved if work.priority >= Priority.HIGH else 0
+        return sum(KINDS[one.kind].per_core for one in taken) < slots.cores + more
     others = [one for one in taken if not KINDS[one.kind].per_core]
     if len(others) >= slots.concurrency:
         return False

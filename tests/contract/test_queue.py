@@ -31,9 +31,9 @@ class TestPoll:
             "n1",
         )
         soon = queue.poll(now=T + 5, running=(lease,))
-        assert soon.renewed == ((lease.token, lease.expires_at_s),), "young: nothing is written"
+        assert soon.renewed == ((lease.token, lease.expires_at_s, 10),), "young: nothing is written"
         later = queue.poll(now=T + 40, running=(lease,))
-        assert later.renewed == ((lease.token, T + 100),)
+        assert later.renewed == ((lease.token, T + 100, 10),)
         assert (later.stop, later.leases) == ((), ())
         queue.writer.expire(T + 101)
         after = queue.poll(now=T + 101, running=(lease,), free=0)

@@ -191,8 +191,9 @@ class QueueModel(RuleBasedStateMachine):
         running = tuple((lease.item_id, token) for token, lease in told.items())
         answer = self.writer.poll(Poll(node, "b1", KINDS, running, free), self.now).assignment
         assert set(answer.stop) == told.keys() - good
-        assert {token for token, _ in answer.renewed} == good
-        for token, expires_at_s in answer.renewed:
+        assert {token for token, *_ in answer.renewed} == good
+        for token, expires_at_s, priority in answer.renewed:
+            assert priority == self.before[told[token].item_id]["priority"]
             lease = told[token] = replace(told[token], expires_at_s=expires_at_s)
             assert expires_at_s > self.now
             self.held[lease.item_id] = lease
@@ -220,7 +221,7 @@ class QueueModel(RuleBasedStateMachine):
             self.held[lease.item_id] = lease
             self.started[lease.token] = self.now
         mine = [one for one in self.held.values() if one.node == node and one.kind == "PREPARE"]
-        assert len(mine) <= 2, "more than it has cores"
+        assert len(mine) <= 2 + 2, "more than it has cores, and 2 for urgent ones"
 
     @rule(target=leases, study=STUDY, count=st.integers(1, 3), node=NODES)
     def arrives_and_is_taken(self, study: str, count: int, node: str) -> MultipleResults[Lease]:
@@ -378,7 +379,7 @@ class QueueModel(RuleBasedStateMachine):
     def items_are_rescheduled(
         self, filters: dict[str, str], nodes: tuple[str, ...], later: float | None
     ) -> None:
-        if self.lost.intersection(nodes):
+        if (self.lost | self.draining).intersection(nodes):
             return
         self.event = "reschedule"
         mode = {0: "same", 1: "node"}.get(len(nodes), "spread")
@@ -400,7 +401,8 @@ class QueueModel(RuleBasedStateMachine):
             placed[row["wanted_node"]] += 1
             if mode == "same":
                 last = item["wanted_node"] or item["node"]
-                assert row["wanted_node"] == ("" if last in self.lost else last)
+                blocked = self.lost | self.draining
+                assert row["wanted_node"] == ("" if last in blocked else last)
         if mode == "spread" and placed:
             assert placed.keys() <= set(nodes)
             assert max(placed.values()) - min(placed[name] for name in nodes) <= 1

@@ -158,11 +158,11 @@ def test_a_poll_tells_who_runs_what_and_how_much_more(
 ) -> None:
     node.start()
     master.wait(lambda: master.polls)
-    assert master.polls[0] == Poll("n1", "b1", ("PREPARE", "VERIFY"), (), 2 + 10)
+    assert master.polls[0] == Poll("n1", "b1", ("PREPARE", "VERIFY"), (), 2 + 2 + 10)
     master.give(LEASE)
     master.wait(lambda: master.polls[-1].running)
     assert master.polls[-1].running == ((LEASE.item_id, LEASE.token),)
-    assert master.polls[-1].free == 2 + 10 - 1
+    assert master.polls[-1].free == 2 + 2 + 10 - 1
     work.go.set()
     master.wait(lambda: not master.polls[-1].running)
     assert master.reports == [(LEASE, WorkResult())]
@@ -229,7 +229,7 @@ def test_renewed_work_goes_on(node: Dispatcher, master: Master, work: Work) -> N
         answer = call(event, *args)
         if event == "poll":
             expires_at_s = LEASE.expires_at_s + time.monotonic() - begun_s
-            renewed = tuple((token, expires_at_s) for _, token in args[0].running)
+            renewed = tuple((token, expires_at_s, 10) for _, token in args[0].running)
             return replace(answer, renewed=renewed)
         return answer
 

@@ -157,3 +157,20 @@ def test_cancel_interrupts_then_ends_and_hands_back_what_finished(
     worker.join(30)
     assert ray.canceled == [(0, False), (1, False), (1, True)]
     assert item.cancel() == []
+
+
+def test_another_priority_is_for_tasks_that_wait_and_for_those_to_come(
+    pool: TaskPool, ray: ByHand
+) -> None:
+    first, second = leased(pool, token="1"), leased(pool, token="2")
+    for key in ("running", "running too", "first"):
+        first.submit("", print, key)
+    second.submit("", print, "second")
+    settle(pool)
+    second.prioritise(30)
+    second.submit("", print, "second too")
+    settle(pool)
+    for key in ("running", "running too", "second"):
+        ray.finish(key, None)
+        settle(pool)
+    assert ray.started[2:] == ["second", "second too", "first"]

@@ -119,3 +119,11 @@ def test_a_cancelled_item_is_not_a_finished_one(site: MasterQueue) -> None:
     assert site.kind()["state"] == "stalled"
     site.master.cancel_items_matching({"item_id": str(other)})
     assert site.kind()["state"] == "stalled"
+
+
+def test_a_running_item_is_told_its_new_priority(site: MasterQueue) -> None:
+    item_id = site.verify("1.1", priority="low")
+    lease = site.taken("n1")
+    site.master.set_priority({"item_id": str(item_id)}, "stat")
+    ((token, _, priority),) = site.poll("n1", [lease]).renewed
+    assert (token, priority) == (lease.token, 30)

@@ -103,3 +103,11 @@ def test_every_kind_and_priority_has_its_name() -> None:
         kind_of("BAKE")
     with pytest.raises(InvalidQuery, match="known: low"):
         priority_of("urgent")
+
+
+def test_urgent_prepare_goes_beyond_the_cores() -> None:
+    running = works("PREPARE", 2)
+    assert admit(works("PREPARE", 3, Priority.MEDIUM, 50), running, SLOTS, 9) == []
+    urgent = works("PREPARE", 3, Priority.HIGH, 100)
+    assert admit(urgent, running, SLOTS, 9) == urgent[:2]
+    assert admit(works("PREPARE", 1), urgent[:2], SLOTS, 9) == []

@@ -98,3 +98,18 @@ def test_a_task_that_ends_while_it_is_being_started_is_told(pool: TaskPool) -> N
     assert ended.wait(30)
     assert [value for _, value in told.values] == ["refused"] * 20
     at_once.close()
+
+
+def test_another_priority_is_for_what_waits(pool: TaskPool, ray: ByHand) -> None:
+    told = Told()
+    for number in range(4):
+        pool.submit(task(f"t{number}", told))
+    pool.submit(task("o8", told, owner="other"))
+    pool.submit(task("o9", told, owner="other"))
+    settle(pool)
+    pool.prioritise("other", 30)
+    settle(pool)
+    for key in ("t0", "t1", "o8"):
+        ray.finish(key, None)
+        settle(pool)
+    assert ray.started == ["t0", "t1", "o8", "o9", "t2"]
