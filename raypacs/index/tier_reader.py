@@ -24,6 +24,11 @@ class TierReader:
         with self._engine.connect() as conn:
             return site.epoch(conn)
 
+    def sequence(self) -> int:
+        """Return the number of the newest change."""
+        with self._engine.connect() as conn:
+            return site.sequence(conn)
+
     def reconcile(self) -> str:
         """Return why index and tiers must be compared before anything is deleted, or ''."""
         return self.site().reconcile

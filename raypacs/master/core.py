@@ -225,6 +225,7 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
             self._look_at_tiers(now)
             if reached != {tier.name for tier in self._tiers.reachable()}:
                 self._polls.changed()
+        self._mark_changes(now)
         swept = self._sweep_attempts(now) + self._sweep_parts(now)
         deleted = self._delete_due(now)
         self._seal_due(now)

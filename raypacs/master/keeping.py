@@ -16,9 +16,9 @@ DELETE_GRACE_S = 5.0
 DELETES_PER_TICK = 500
 TIERS_EVERY_S = 10.0
 PARTS_EVERY_S = 3600.0
-# How old the newest change may be that the tiers' markers tell: an index restored from a backup is
-# known by that, even if the same master wrote on after it was made.
-MARKS_EVERY_S = 60.0
+# How soon the tiers' markers tell of a change: an index restored from a backup is known by that,
+# even if the same master wrote on after it was made. A marker takes two flushes to each tier.
+MARKS_EVERY_S = 2.0
 
 
 class TierDuties(MasterBase):
@@ -30,9 +30,8 @@ class TierDuties(MasterBase):
         """Open what can be opened, leave the markers, and tell the index what there is."""
         self._due.tiers_s = now + TIERS_EVERY_S
         self._tiers.open(self._reader.settings()[1].tiers, self._reader.site())
-        if now >= self._due.marks_s:
+        if not self._sequence:
             self._sequence = self._writer.sequence(now)
-            self._due.marks_s = now + MARKS_EVERY_S
         # First: a tier that a later master uses must not be touched in any way.
         self._tiers.mark(self.epoch, self._sequence, self._still_ours)
         self._tiers.adopt(
@@ -42,6 +41,15 @@ class TierDuties(MasterBase):
         )
         used = {name: row.used_bytes for name, row in self._writer.ledger(now).items()}
         self._writer.tiers_seen(self._tiers.seen(used), now)
+
+    def _mark_changes(self, now: float) -> None:
+        """Tell the tiers how far the index is, if anything changed since they were told."""
+        if now < self._due.marks_s:
+            return
+        self._due.marks_s = now + MARKS_EVERY_S
+        if self._reader.sequence() > self._sequence:
+            self._sequence = self._writer.sequence(now)
+            self._tiers.mark(self.epoch, self._sequence, self._still_ours)
 
     def _still_ours(self) -> None:
         """Raise StaleEpoch if another master took over: asked before each object that is deleted.

@@ -16,6 +16,7 @@ from raypacs.index.engine import open_engine
 from raypacs.index.reader import IndexReader
 from raypacs.index.writer import IndexWriter
 from raypacs.master import DELETE_GRACE_S, Master
+from raypacs.master.keeping import MARKS_EVERY_S
 from raypacs.storage.placing import ImageTiers
 from raypacs.storage.room import Allotments, Markers
 from raypacs.storage.site import Mounted, belongs, leave_marker, site_of
@@ -151,12 +152,44 @@ class TestOlderIndex:
         master = start()
         shutil.copytree(tmp_path / "index", tmp_path / "backup")
         stored(master, tmp_path, count=2)
-        clock.now += 61
+        clock.now += MARKS_EVERY_S
         master.tick()  # tells the tiers how far it is
         assert reader(tmp_path).reconcile() == ""
         restored = start("backup")
         assert restored.epoch == 2
         assert "older" in reader(tmp_path, "backup").reconcile()
+
+    def test_markers_follow_changes_and_rest_while_there_are_none(
+        self, start: START, clock: Clock, tmp_path: Path
+    ) -> None:
+        master = start()
+        tier = image(tmp_path)
+
+        def told() -> list[str]:
+            return [info.path for info in tier.walk(layout.EPOCH_MARKERS)]
+
+        for _ in range(3):  # what a start changes
+            clock.now += MARKS_EVERY_S
+            master.tick()
+        before = told()
+        stored(master, tmp_path)
+        master.tick()  # so soon after the last look: not yet
+        assert told() == before
+        clock.now += MARKS_EVERY_S
+        master.tick()
+        after = told()
+        assert len(after) == 1
+        assert layout.sequence_of(after[0]) == reader(tmp_path).sequence()
+        for _ in range(10):  # its work is made
+            clock.now += MARKS_EVERY_S
+            master.tick()
+        after = told()
+        written = (tmp_path / "image" / after[0]).stat().st_mtime_ns
+        for _ in range(5):
+            clock.now += MARKS_EVERY_S
+            master.tick()
+        assert told() == after
+        assert (tmp_path / "image" / after[0]).stat().st_mtime_ns == written
 
     def test_it_deletes_and_sweeps_nothing_until_it_was_reconciled(
         self, start: START, clock: Clock, tmp_path: Path
