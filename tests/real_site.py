@@ -126,6 +126,7 @@ class RealSite:
         edge = SimpleNamespace(
             reader=self.reader,
             call=self.call,
+            tiers=LateTiers(self.settings.tiers),
             intake=self.intake,
             hint=self.master.hint,
             link=SimpleNamespace(cast=lambda *_: None, call=self.call),
