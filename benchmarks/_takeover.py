@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -42,11 +43,12 @@ def main(data_dir: Path, times: int) -> dict[str, list[float]]:
     handle = MasterHandle()
     handle.call("settings")
     actor = ray.get_actor(NAME, namespace=NAMESPACE)
-    found = {
-        "master": _away(
-            lambda: int(ray.get(actor.ping.remote())), lambda: handle.call("settings"), times
-        )
-    }
+
+    def pid() -> int:
+        answer: Any = ray.get(actor.ping.remote())
+        return int(answer["pid"])
+
+    found = {"master": _away(pid, lambda: handle.call("settings"), times)}
     ray.get(actor.close.remote())
     ray.kill(actor)
     empty = ray.remote(_Empty).options(num_cpus=0, max_restarts=-1).remote()
