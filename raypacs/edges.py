@@ -259,8 +259,8 @@ def services(edge: _Edge) -> Services:
         delete_study=lambda uid, who: call("delete_study", uid, who),
         hint_complete=edge.hint,
         settings=reader.settings,
-        apply_settings=lambda values, who: call(
-            "apply_settings", parse(Settings, values, "settings"), who
+        apply_settings=lambda values, who, version: call(
+            "apply_settings", parse(Settings, values, "settings"), who, version
         ),
         tasks=lambda filters, limit, offset, before_id: reader.tasks(
             filters, limit=limit, offset=offset, before_id=before_id

@@ -19,7 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from raypacs import layout
 from raypacs.config import Settings, TierSettings
-from raypacs.errors import NotFound
+from raypacs.errors import AlreadyExists, NotFound
 from raypacs.records import Lease, Outcome, PackRef, PreparedSeries, StoredInstance
 from raypacs.storage.tier import Tier, open_tier
 from raypacs.web.server import HttpSpec, serve_http
@@ -223,7 +223,9 @@ class World:
             self.packs.pop(record.series_uid, None)
         return len(doomed)
 
-    def _apply(self, values: dict[str, Any], who: str) -> int:
+    def _apply(self, values: dict[str, Any], who: str, version: int | None) -> int:
+        if version not in (None, self.version):
+            raise AlreadyExists(f"version {self.version} of the settings is current")
         self.settings = Settings.model_validate(values)
         self.version += 1
         return self.version

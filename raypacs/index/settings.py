@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from raypacs.config import Settings, TierSettings, parse
-from raypacs.errors import ConfigError
+from raypacs.errors import AlreadyExists, ConfigError
 from raypacs.index import audit, ledger, site
 from raypacs.index.engine import Txn
 from raypacs.index.schema import settings
@@ -21,14 +21,19 @@ def read(conn: sa.Connection) -> tuple[int, Settings]:
     return row.version, parse(Settings, row.body, "settings in the index")
 
 
-def apply(txn: Txn, new: Settings, who: str) -> int:
+def apply(txn: Txn, new: Settings, who: str, expected_version: int | None = None) -> int:
     """Make ``new`` the settings; return its version (the old one where nothing changed).
 
     Raises:
+        AlreadyExists: another version than the expected one holds.
         ConfigError: a name used twice, or a tier that holds objects, or may hold some that are not
             registered yet, would be lost or moved.
     """
     version, old = read(txn.conn)
+    # The next version with just these settings is the same call, whose answer was lost.
+    again = version - 1 == expected_version and new == old
+    if expected_version not in (None, version) and not again:
+        raise AlreadyExists(f"version {version} of the settings is current", version=version)
     _check_tiers(txn.conn, old.tiers, new.tiers)
     if version and new == old:
         return version

@@ -132,10 +132,17 @@ class IndexWriter(QueueWrites, NodeWrites, SealWrites, SiteWrites, Writing):
         with self.transaction(now) as txn:
             return settings.read(txn.conn)
 
-    def apply_settings(self, new: Settings, who: str, now: float) -> int:
-        """Make ``new`` the settings; return the version. Raises ConfigError."""
+    def apply_settings(
+        self, new: Settings, who: str, now: float, *, expected_version: int | None = None
+    ) -> int:
+        """Make ``new`` the settings; return the version.
+
+        Raises:
+            AlreadyExists: another version than the expected one holds.
+            ConfigError: they cannot be.
+        """
         with self.transaction(now, durable=True) as txn:
-            return settings.apply(txn, new, who)
+            return settings.apply(txn, new, who, expected_version)
 
     def audit(self, event: str, now: float, **about: Any) -> None:
         """Write an audit event: study_uid, item_id, node, who, detail."""

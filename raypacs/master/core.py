@@ -191,16 +191,19 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
         """Return (version, settings)."""
         return self._reader.settings()
 
-    def apply_settings(self, new: Settings, who: str) -> int:
+    def apply_settings(self, new: Settings, who: str, expected_version: int | None = None) -> int:
         """Make ``new`` the settings; return their version.
 
         A tier that cannot be reached just now is taken, and shown as unreachable.
 
         Raises:
+            AlreadyExists: another version than the expected one holds (None: any may).
             ConfigError: they cannot be, or a tier in them can never be opened.
         """
         self._tiers.check(new.tiers, self._reader.settings()[1].tiers)
-        version = self._writer.apply_settings(new, who, self._clock())
+        version = self._writer.apply_settings(
+            new, who, self._clock(), expected_version=expected_version
+        )
         self._polls.changed()
         self._look_at_tiers(self._clock())
         return version

@@ -57,8 +57,11 @@ class Services:
     hint_complete: Callable[[list[str]], Any]
     """Study UIDs that are complete: prepare without waiting for quiet."""
     settings: Callable[[], tuple[int, Settings]]
-    apply_settings: Callable[[dict[str, Any], str], int]
-    """All settings as a plain object, and who asks; returns the new version."""
+    apply_settings: Callable[[dict[str, Any], str, int | None], int]
+    """All settings as a plain object, who asks, and the version that must be current (None: any).
+
+    Returns the new version; raises AlreadyExists where another one is current.
+    """
     tasks: Callable[[Mapping[str, str], int, int, int], Row]
     """Filters, limit, offset, before_id to ``items`` (newest first), ``total``, ``total_is_exact``.
 

@@ -15,6 +15,7 @@ from alembic.migration import MigrationContext
 
 from raypacs.config import Settings, TierSettings
 from raypacs.errors import (
+    AlreadyExists,
     ConfigError,
     IndexUnavailable,
     InvalidQuery,
@@ -821,6 +822,18 @@ class TestSettings:
         assert index.writer.apply_settings(Settings(quiet_s=9), "me", T) == 2
         assert index.writer.apply_settings(Settings(quiet_s=9), "me", T) == 2
         assert index.reader.settings() == (2, Settings(quiet_s=9))
+
+    def test_they_are_applied_to_the_version_that_was_seen(self, index: Index) -> None:
+        def apply(quiet_s: float, version: int) -> int:
+            new = Settings(quiet_s=quiet_s)
+            return index.writer.apply_settings(new, "me", T, expected_version=version)
+
+        assert apply(1, 0) == 1
+        assert apply(2, 1) == 2
+        with pytest.raises(AlreadyExists, match="version 2"):
+            apply(3, 1)  # somebody else was faster
+        assert apply(2, 1) == 2  # the same call again, as its answer was lost
+        assert index.reader.settings() == (2, Settings(quiet_s=2))
 
     def test_a_tier_that_holds_bytes_stays(self, index: Index) -> None:
         image = TierSettings(name="image1", role="image", url="memory://a")

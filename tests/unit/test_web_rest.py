@@ -161,6 +161,8 @@ def test_settings(client: httpx.Client) -> None:
     assert stale.status_code == 409
     fresh = client.put("/api/v1/settings", json={"version": 2, "settings": changed})
     assert fresh.json() == {"version": 3}
+    wrong = client.put("/api/v1/settings", json={"version": "3", "settings": changed})
+    assert wrong.status_code == 422
 
 
 def test_rest_is_not_open_to_other_origins(client: httpx.Client) -> None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
 from raypacs import __version__
-from raypacs.errors import AlreadyExists
+from raypacs.errors import ConfigError
 from raypacs.web import page
 from raypacs.web.gateway import Gateway
 from raypacs.web.models.cluster import AppliedSettings, Health, SettingsVersion, Status
@@ -90,9 +90,9 @@ def _add_settings(router: APIRouter, gateway: Gateway) -> None:
         },
     )
     def apply_settings(body: dict[str, Any], request: Request) -> Row:
+        version = None
         if "settings" in body:
-            current = services.settings()[0]
-            if body.get("version", current) != current:
-                raise AlreadyExists(f"version {current} of the settings is current")
-            body = body["settings"]
-        return {"version": services.apply_settings(body, who_asks(gateway, request))}
+            version, body = body.get("version"), body["settings"]
+            if version is not None and type(version) is not int:
+                raise ConfigError("version: must be a number", setting="version")
+        return {"version": services.apply_settings(body, who_asks(gateway, request), version)}
