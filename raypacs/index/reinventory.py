@@ -5,16 +5,16 @@ Used by ``raypacs index rebuild`` and ``reconcile`` while no node runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from raypacs.index import audit, ledger
+from raypacs.index import attributes, audit, ledger, listing
 from raypacs.index.engine import Txn, add, insert
 from raypacs.index.items import bury, find_where, is_running, move_many
-from raypacs.index.queue import again_or_fail
+from raypacs.index.queue import again_or_fail, cancel_items
 from raypacs.index.schema import (
     asides,
     copies,
@@ -43,6 +43,8 @@ class Known:
     packs: dict[Place, str]
     """Path of the header sidecar."""
     asides: frozenset[Place]
+    series: dict[str, int]
+    """Number of instances by series."""
     doomed: frozenset[Place]
 
 
@@ -63,6 +65,14 @@ def known(conn: sa.Connection, study_uid: str) -> Known:
             for row in places(packs, packs.c.pack_path, packs.c.header_path)
         },
         asides=frozenset((row[0], row[1]) for row in places(asides, asides.c.path)),
+        series={
+            row[0]: row[1]
+            for row in conn.execute(
+                sa.select(series.c.series_uid, series.c.instance_count).where(
+                    series.c.study_uid == study_uid
+                )
+            )
+        },
         doomed=frozenset((row[0], row[1]) for row in places(delete_intents, delete_intents.c.path)),
     )
 
@@ -168,6 +178,42 @@ def forget_pack(txn: Txn, study_uid: str, place: Place) -> None:
     audit.record(txn, "pack lost", study_uid=study_uid, detail=detail)
 
 
+def forget_instances(txn: Txn, study_uid: str, lost: Mapping[str, Place]) -> None:
+    """Forget instances, by SOP Instance UID, whose bytes are gone; follow with a recount."""
+    for uid, (tier, path) in lost.items():
+        txn.conn.execute(
+            sa.delete(instances).where(
+                instances.c.sop_instance_uid == uid,
+                instances.c.study_uid == study_uid,
+                instances.c.tier == tier,
+                instances.c.path == path,
+            )
+        )
+    if lost:
+        detail = {"instances": len(lost), "tiers": sorted({tier for tier, _ in lost.values()})}
+        audit.record(txn, "instances lost", study_uid=study_uid, detail=detail)
+
+
+def leave(txn: Txn, study_uid: str, *, instances_lost: int) -> bool:
+    """Let a study leave the index that has no instance and no pack (left); False if it has.
+
+    What is kept aside of it stays listed.
+    """
+    for table in (instances, packs):
+        rest = sa.select(sa.literal(1)).select_from(table).where(table.c.study_uid == study_uid)
+        if txn.conn.execute(rest.limit(1)).first() is not None:
+            return False
+    cancel_items(txn, study_uid, "the study was lost")
+    listing.unlist(txn.conn, [study_uid])
+    ours = series.c.study_uid == study_uid
+    count = txn.conn.execute(sa.select(sa.func.count()).where(ours)).scalar_one()
+    for table in (series, copies, studies):
+        txn.conn.execute(sa.delete(table).where(table.c.study_uid == study_uid))
+    detail = {"series": int(count), "instances": instances_lost}
+    audit.record(txn, "lost", study_uid=study_uid, detail=detail)
+    return True
+
+
 def recount_study(txn: Txn, study_uid: str) -> None:
     """Make the sums, copies and state of an open study anew from its rows."""
     ours = instances.c.study_uid == study_uid
@@ -204,7 +250,28 @@ def recount_study(txn: Txn, study_uid: str) -> None:
     if done:
         _settle(txn, study_uid)
     _recount_series(txn, study_uid)
+    _drop_empty_series(txn, study_uid)
     _recount_copies(txn, study_uid)
+
+
+def _drop_empty_series(txn: Txn, study_uid: str) -> None:
+    """Let series leave of which nothing is left, neither an instance nor a pack."""
+    held = sa.exists().where(
+        packs.c.study_uid == series.c.study_uid, packs.c.series_uid == series.c.series_uid
+    )
+    ours = series.c.study_uid == study_uid
+    empty = sa.and_(ours, series.c.instance_count == 0, series.c.manifest_path == "", ~held)
+    if txn.conn.execute(sa.select(series.c.series_uid).where(empty).limit(1)).first() is None:
+        return
+    listing.unlist(txn.conn, [study_uid])  # by its modalities, too
+    txn.conn.execute(sa.delete(series).where(empty))
+    left = txn.conn.execute(sa.select(series.c.modality).where(ours)).scalars().all()
+    txn.conn.execute(
+        sa.update(studies)
+        .where(studies.c.study_uid == study_uid)
+        .values(series_count=len(left), modalities=attributes.joined(set(left)))
+    )
+    listing.enlist(txn.conn, [study_uid])
 
 
 def _settle(txn: Txn, study_uid: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from raypacs.index import reinventory, site
 from raypacs.index.reinventory import Place
@@ -49,13 +49,24 @@ class SiteWrites(Writing):
         grace_s: float = 0.0,
     ) -> None:
         """Adopt packs, forget lost ones, make a study's sums anew; ``doomed`` objects go later."""
-        with self.transaction(now) as txn:
+        with self.transaction(now, durable=True) as txn:
             for place in lost_packs:
                 reinventory.forget_pack(txn, study_uid, place)
             for pack in adopted:
                 reinventory.adopt_pack(txn, pack)
             reinventory.recount_study(txn, study_uid)
             reinventory.doom(txn, study_uid, doomed, due_s=now + grace_s)
+
+    def forget_instances(self, study_uid: str, lost: Mapping[str, Place], now: float) -> None:
+        """Forget instances whose bytes are gone, and make the study's sums anew."""
+        with self.transaction(now, durable=True) as txn:
+            reinventory.forget_instances(txn, study_uid, lost)
+            reinventory.recount_study(txn, study_uid)
+
+    def leave(self, study_uid: str, now: float, *, instances_lost: int) -> bool:
+        """Let a study that has nothing left leave the index (``reinventory.leave``)."""
+        with self.transaction(now, durable=True) as txn:
+            return reinventory.leave(txn, study_uid, instances_lost=instances_lost)
 
     def recount_ledger(self, now: float) -> dict[str, int]:
         """Make the bytes used per tier anew; return by how much each was wrong."""

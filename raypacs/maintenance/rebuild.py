@@ -183,6 +183,7 @@ class _Opened:
                 "would count as lost",
             )
         self.tiers = self._tier_set.reachable()
+        self._refuse_empty()
         if not dry_run:
             self._claim(now, new=number == 0 or given is not None)
             if agreeing and self.writer is not None:
@@ -222,6 +223,22 @@ class _Opened:
             self.writer.apply_settings(self.settings, "index rebuild", now)
         sequence = self.writer.sequence(now, at_least=self._sequence)
         self._tier_set.mark(self.writer.epoch, sequence, self.check)
+
+    def _refuse_empty(self) -> None:
+        """Refuse a tier that may not be mounted: no marker, no object, though the index has some.
+
+        All that was on it would leave the index.
+        """
+        used = self.reader.ledger() if self.reader else {}
+        for tier in self.tiers:
+            row = used.get(tier.name)
+            if row is None or not row.used_bytes or site_of(tier):
+                continue
+            if next(iter(tier.walk("studies/")), None) is None:
+                raise ConfigError(
+                    f"tier {tier.name} is empty, and the index has {row.used_bytes} bytes on it",
+                    hint="mount it, or take it out of the settings",
+                )
 
     def known_studies(self) -> set[str]:
         """Return the studies that the index knows."""

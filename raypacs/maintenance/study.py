@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, fields, replace
 
 from raypacs import layout
+from raypacs.errors import IndexRefused
 from raypacs.index.reader import IndexReader
 from raypacs.index.reinventory import Known, Place
 from raypacs.index.sealing import ManifestRef, Row
@@ -18,7 +19,7 @@ from raypacs.maintenance.inventory import (
     read_manifest,
     read_pack,
 )
-from raypacs.records import InstanceRecord, Outcome, PreparedSeries
+from raypacs.records import InstanceRecord, Outcome, PreparedSeries, Registered
 from raypacs.storage.recovery import describe_aside
 from raypacs.storage.tier import ObjectInfo, Tier
 
@@ -36,6 +37,8 @@ class Counts:
     packs_adopted: int = 0
     packs_lost: int = 0
     studies_reopened: int = 0
+    instances_lost: int = 0
+    studies_lost: int = 0
 
     def __iadd__(self, other: Counts) -> Counts:
         for one in fields(self):
@@ -65,6 +68,8 @@ class Study:
         self.unplaced: list[Unplaced] = []
         self.lost: list[Unplaced] = []
         self._counts = Counts()
+        self._alone: dict[str, Row] = {}
+        """Instances whose pack is there and whose original is not, by SOP Instance UID."""
 
     def agree(self, objects: StudyObjects) -> Counts:
         """Compare, and make the index agree; return what was found."""
@@ -75,7 +80,12 @@ class Study:
         places = set(known.instances) | {
             (row["tier"], row["path"]) for ours in rows.values() for row in ours
         }
-        self._lose(places - objects.instances.keys(), "an instance")
+        lost_packs = {
+            place
+            for place, header in known.packs.items()
+            if place not in objects.packs or (place[0], header) not in objects.headers
+        }
+        gone = self._gone(rows, known, objects, places, lost_packs)
         told = known.asides | known.doomed
         new = {
             place: info
@@ -83,19 +93,15 @@ class Study:
             if place not in places and place not in told
         }
         packs = self._found_packs(objects, known, again=bool(lost_manifests))
-        lost_packs = {
-            place
-            for place, header in known.packs.items()
-            if place not in objects.packs or (place[0], header) not in objects.headers
-        }
         self._lose(lost_packs, "a pack, which is made again")
         self._counts.packs_lost += len(lost_packs)
         sealed_places = {(ref.tier, ref.path) for ref in sealed}
         stale = objects.manifests.keys() - sealed_places - told
-        changed = bool(new or lost_manifests or lost_packs or stale)
+        changed = bool(new or lost_manifests or lost_packs or stale or gone)
         if changed and sealed:
             self._reopen(sealed, rows)
         records = list(self._records(new, stale, objects))
+        self._forget(gone, records)
         self._register(records)
         adopted = self._adoptable(objects, packs, self._waiting(lost_packs, records))
         knows = self._reader is not None and self._reader.knows_study(self._uid)
@@ -103,17 +109,98 @@ class Study:
             self._writer.agree(
                 self._uid, self._now, adopted=adopted, lost_packs=lost_packs, doomed=stale
             )
+        self._lose_unnamed(lost_manifests, known, records)
+        self._leave(known, objects, rows, records)
         self._report_asides(objects, known)
         return self._counts
 
     def _known(self) -> Known:
         if self._reader is None:
-            return Known({}, {}, frozenset(), frozenset())
+            return Known({}, {}, frozenset(), {}, frozenset())
         return self._reader.known_objects(self._uid)
 
     def _lose(self, places: set[Place], what: str) -> None:
         for tier, path in sorted(places):
             self.lost.append(Unplaced(tier, path, f"{what}: the index knows it, the tier not"))
+
+    def _gone(
+        self,
+        rows: dict[str, list[Row]],
+        known: Known,
+        objects: StudyObjects,
+        places: set[Place],
+        lost_packs: set[Place],
+    ) -> dict[str, Row]:
+        """Return the instances whose bytes are nowhere, by SOP Instance UID; all are listed.
+
+        One whose original alone is gone stays, served from its pack, which is the only copy now.
+        """
+        strange = {(one.tier, one.path) for one in objects.strange}
+        missing = places - objects.instances.keys() - strange
+        if not missing or self._reader is None:
+            return {}
+        if not rows:
+            rows = self._reader.instance_rows(self._uid)
+        held = {tuple(path.split("/")[2:]) for _, path in known.packs.keys() - lost_packs}
+        gone = {}
+        for row in (row for ours in rows.values() for row in ours):
+            place = (row["tier"], row["path"])
+            if place not in missing:
+                continue
+            if row["form"] and (row["series_uid"], f"{row['pack_token']}.pack") in held:
+                self._alone[row["sop_instance_uid"]] = row
+                self._lose({place}, "an original, whose instance is served from its pack alone")
+            else:
+                gone[row["sop_instance_uid"]] = row
+                self._lose({place}, f"instance {row['sop_instance_uid']}")
+        return gone
+
+    def _forget(self, gone: dict[str, Row], records: list[InstanceRecord]) -> None:
+        """Forget what is lost; what lies elsewhere is registered anew, or served, from there."""
+        for record in records:
+            row = self._alone.get(record.sop_instance_uid)
+            if row is not None and row["sha256"] == record.sha256 and self._writer is not None:
+                self._writer.relocate(record, (row["tier"], row["path"]), self._now)
+        found = {record.sop_instance_uid for record in records}
+        self._counts.instances_lost += len(gone.keys() - found)
+        if gone and self._writer is not None:
+            lost = {uid: (row["tier"], row["path"]) for uid, row in gone.items()}
+            self._writer.forget_instances(self._uid, lost, self._now)
+
+    def _lose_unnamed(
+        self, manifests: list[ManifestRef], known: Known, records: list[InstanceRecord]
+    ) -> None:
+        """Count what lost manifests named and was not found without them."""
+        for ref in manifests:
+            found = sum(record.series_uid == ref.series_uid for record in records)
+            count = max(0, known.series.get(ref.series_uid, 0) - found)
+            if count:
+                self._counts.instances_lost += count
+                why = f"{count} instances of series {ref.series_uid}, which it named"
+                self.lost.append(Unplaced(ref.tier, ref.path, why))
+
+    def _leave(
+        self,
+        known: Known,
+        objects: StudyObjects,
+        rows: dict[str, list[Row]],
+        records: list[InstanceRecord],
+    ) -> None:
+        """Let a study leave the index that has no object left on any tier."""
+        strange = {(one.tier, one.path) for one in objects.strange}
+        places = known.instances.keys() | {
+            (row["tier"], row["path"]) for ours in rows.values() for row in ours
+        }
+        packs = objects.packs.keys() & known.packs.keys()
+        knows = self._reader is not None and self._reader.knows_study(self._uid)
+        if not knows or objects.instances or packs or places & strange or records:
+            return
+        if self._writer is None:
+            self._counts.studies_lost += 1
+        else:
+            count = sum(known.series.values())
+            left = self._writer.leave(self._uid, self._now, instances_lost=count)
+            self._counts.studies_lost += left
 
     def _sealed_rows(
         self, sealed: list[ManifestRef]
@@ -122,7 +209,10 @@ class Study:
         rows: dict[str, list[Row]] = {}
         lost = []
         for ref in sealed:
-            found = read_manifest(self._tiers[ref.tier], ref.path)
+            if ref.tier in self._tiers:
+                found = read_manifest(self._tiers[ref.tier], ref.path)
+            else:
+                found = Unplaced(ref.tier, ref.path, "the settings do not have its tier")
             if isinstance(found, Unplaced):
                 self.lost.append(found)
                 lost.append(ref)
@@ -183,7 +273,9 @@ class Study:
                 continue
             # At the time it was received: sums per hour are those of the site, not of today.
             at_s = min(self._now, max(one.received_at_s for one in batch))
-            for record, answer in zip(batch, self._writer.register(batch, at_s), strict=True):
+            for record, answer in zip(batch, self._answers(batch, at_s), strict=True):
+                if answer is None:
+                    continue
                 if answer.outcome is Outcome.STORED:
                     self._counts.instances_registered += 1
                 elif answer.outcome is Outcome.CONFLICT:
@@ -191,6 +283,17 @@ class Study:
                 else:
                     why = f"{answer.outcome}: the same instance is served from elsewhere"
                     self.unplaced.append(Unplaced(record.tier, record.path, why))
+
+    def _answers(self, batch: list[InstanceRecord], at_s: float) -> list[Registered | None]:
+        """Register; what the index cannot hold is listed (None), and keeps nothing else out."""
+        assert self._writer is not None
+        try:
+            return list(self._writer.register(batch, at_s))
+        except IndexRefused as exc:
+            if len(batch) == 1:
+                self.unplaced.append(Unplaced(batch[0].tier, batch[0].path, str(exc)))
+                return [None]
+        return [answer for record in batch for answer in self._answers([record], at_s)]
 
     def _found_packs(
         self, objects: StudyObjects, known: Known, *, again: bool
@@ -244,7 +347,7 @@ class Study:
         """Return what is not prepared (any more), by SOP Instance UID."""
         found = {one.sop_instance_uid: one for one in records}
         if self._reader is not None:
-            tokens = {path.rpartition("/")[2].removesuffix(".pack") for _, path in lost_packs}
+            tokens = {layout.token_of(path) for _, path in lost_packs}
             for rows in self._reader.instance_rows(self._uid).values():
                 for row in rows:
                     if row["form"] == "" or row["pack_token"] in tokens:

@@ -293,7 +293,7 @@ class TestReconcile:
         assert site.reader.unprepared(STUDY) == []
         assert site.reader.study(STUDY)["prepared_count"] == 6
 
-    def test_lost_instances_are_listed_and_stay(self, down: Down) -> None:
+    def test_lost_instances_are_listed_and_leave(self, down: Down) -> None:
         site = down.site
         site.store(*files())
         record = site.reader.instances(STUDY)[0].record
@@ -301,9 +301,11 @@ class TestReconcile:
         down.stop()
         done = reconcile(down)
         assert [one.path for one in done.lost] == [record.path]
+        assert done.counts.instances_lost == 1
         site = down.start()
-        assert len(site.reader.instances(STUDY)) == 6
+        assert len(site.reader.instances(STUDY)) == 5
         assert site.store(files()[0]) == [Outcome.STORED]
+        assert site.reader.study(STUDY)["instance_count"] == 6
 
     def test_a_wrong_ledger_is_told_and_made_right(self, down: Down) -> None:
         down.site.store(*files())
