@@ -143,7 +143,7 @@ def test_a_master_that_was_away_renews_before_it_looks(site: Site) -> None:
     asked = Poll("n2", "b1", ("PREPARE",), ((lease.item_id, lease.token),), 1)
     answer = site.master.poll(asked)
     assert answer.stop == ()
-    assert [token for token, _ in answer.renewed] == [lease.token]
+    assert [renewed[0] for renewed in answer.renewed] == [lease.token]
 
 
 def test_a_lease_outlives_the_time_without_a_master(site: Site) -> None:
