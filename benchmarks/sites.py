@@ -201,13 +201,11 @@ SELECT study_uid, tier, {INSTANCES}, {{size}}, 1, FALSE, created_s FROM studies,
 """
 _ITEMS_SQL = """
 INSERT INTO work_items (kind, study_uid, generation, state, priority, due_s, attempt, token, epoch,
-  node, wanted_node, created_s, updated_s, started_s, finished_s, error, patient_id, ae_title)
+  node, created_s, updated_s, started_s, finished_s, error, patient_id, ae_title)
 SELECT 'PREPARE', study_uid, 1, 'COMPLETED',
   CASE WHEN list_no % 50 = 0 THEN 30 WHEN list_no % 10 = 0 THEN 20 ELSE 10 END,
   created_s, 1, study_uid, 1,
-  'node-' || (list_no % 8),
-  CASE WHEN list_no % 20 = 0 THEN 'node-' || (list_no / 20 % 8) ELSE '' END,
-  created_s, created_s + 60, created_s, created_s + 60, '',
+  'node-' || (list_no % 8), created_s, created_s + 60, created_s, created_s + 60, '',
   patient_id, source
 FROM studies ORDER BY list_no
 """
@@ -215,6 +213,7 @@ _FAILED_SQL = """
 UPDATE work_items SET state = 'FAILED', error = 'TierFull: web1 has no room for ' || study_uid
 WHERE item_id % 500 = 0
 """
+_BOUND_SQL = "UPDATE work_items SET wanted_node = node WHERE item_id % 20 = 0"
 _COUNTS_SQL = """
 INSERT INTO item_counts (kind, state, items, last_s)
 SELECT kind, state, COUNT(*), MAX(updated_s) FROM work_items GROUP BY kind, state
@@ -311,7 +310,7 @@ def _copy(connection: psycopg.Connection[Any], table: str, rows: Iterator[tuple[
 
 
 def _statements(size: str) -> list[str]:
-    found = [_COPIES_SQL.format(size=size), _ITEMS_SQL, _FAILED_SQL, _COUNTS_SQL]
+    found = [_COPIES_SQL.format(size=size), _ITEMS_SQL, _FAILED_SQL, _BOUND_SQL, _COUNTS_SQL]
     return [*found, *facets.FILL, _AUDIT_SQL.format()]
 
 

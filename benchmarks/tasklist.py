@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from typing import Any
 
 from benchmarks import sites
 from benchmarks.figure import Figure, limit
@@ -25,9 +26,9 @@ _OFFSETS = (0, 2_000, 10_000)
 _DAY = 86_400.0
 
 
-def _filters(count: int, patient: str) -> dict[str, dict[str, str]]:
-    """Return filters by name; ``patient`` is the ID of one with a failed item."""
-    some = sites.study_uid(count // 3)
+def _filters(failed: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Return filters by name; ``failed`` is an item that failed, of which some ask."""
+    some, patient = failed["study_uid"], failed["patient_id"]
     month = {
         "created_after": str(sites.NOW - 400 * _DAY),
         "created_before": str(sites.NOW - 370 * _DAY),
@@ -75,8 +76,8 @@ def run(quick: bool, count: int | None) -> list[Figure]:
             ("PostgreSQL", sites.postgresql_site(server, items)),
         ):
             reader = IndexReader(url)
-            patient = reader.tasks({"state": "FAILED"}, 1)["items"][0]["patient_id"]
-            for name, asked in _filters(items, patient).items():
+            (failed,) = reader.tasks({"state": "FAILED"}, 1)["items"]
+            for name, asked in _filters(failed).items():
                 first = reader.tasks(asked, 1)
                 for offset in _OFFSETS:
                     if offset and first["total_is_exact"] and offset >= first["total"]:

@@ -123,13 +123,17 @@ class RealSite:
     @contextmanager
     def served(self) -> Iterator[httpx.Client]:
         """Serve DICOMweb and REST; yields a client."""
+
+        def call(event: str, *args: Any, timeout_s: float = 0.0, **named: Any) -> Any:
+            return self.call(event, *args, **named)
+
         edge = SimpleNamespace(
             reader=self.reader,
             call=self.call,
             tiers=LateTiers(self.settings.tiers),
             intake=self.intake,
             hint=self.master.hint,
-            link=SimpleNamespace(cast=lambda *_: None, call=self.call),
+            link=SimpleNamespace(cast=lambda *_: None, call=call),
             spec=edges.EdgeSpec("gateway", 0, "b", self.bootstrap, self.settings, 0),
         )
         server = serve_http(HttpSpec(host="127.0.0.1", port=0), edges.services(edge))

@@ -328,9 +328,10 @@ def test_why(client: httpx.Client, cluster: FakeCluster) -> None:
 
 
 def test_errors_of_http_are_problems_as_well(client: httpx.Client) -> None:
-    wrong = client.delete("/api/v1/queue")
-    assert problem(wrong)[0] == 405
-    assert set(wrong.headers["allow"].split(", ")) & {"GET", "POST"}
+    for path, allowed in (("queue", "GET, POST"), ("queue/1", "GET, DELETE"), ("nodes", "GET")):
+        wrong = client.put(f"/api/v1/{path}")
+        assert problem(wrong)[0] == 405
+        assert wrong.headers["allow"] == allowed
     assert problem(client.get("/api/v1/nothing"))[0] == 404
     as_json = {"Content-Type": "application/json"}
     broken = client.post("/api/v1/queue", content=b'{"study_uid": ', headers=as_json)

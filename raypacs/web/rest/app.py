@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from raypacs import __version__
 from raypacs.errors import RaypacsError
@@ -24,6 +25,7 @@ The REST API of a raypacs node; every node answers the same, whichever node the 
 (PS3.18) lies beside it under `/dicom-web`. Times are seconds since the Unix epoch in UTC (`_s`),
 sizes are bytes (`_bytes`). Errors are problem details (RFC 9457).
 """
+_METHODS = ("GET", "POST", "PUT", "DELETE")
 _TAGS = [
     {"name": "state", "description": "The cluster at a glance"},
     {"name": "studies", "description": "Studies and their stories"},
@@ -88,10 +90,24 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-async def _http_problem(_request: Request, error: Exception) -> Response:
+def _allowed(request: Request) -> str:
+    """Return the methods of the resource; the framework names those of its first route alone."""
+    routes = request.app.router.routes
+    scope = dict(request.scope)
+    found = []
+    for method in _METHODS:
+        asked = {**scope, "method": method}
+        if any(route.matches(asked)[0] is Match.FULL for route in routes):
+            found.append(method)
+    return ", ".join(found)
+
+
+async def _http_problem(request: Request, error: Exception) -> Response:
     status = int(getattr(error, "status_code", 500))
     detail = str(getattr(error, "detail", ""))
-    headers = getattr(error, "headers", None)  # Allow of a 405
+    headers = dict(getattr(error, "headers", None) or {})
+    if status == 405:
+        headers["Allow"] = _allowed(request)
     content = problem.body(status, detail)
     return Response(content, status, headers=headers, media_type=problem.MEDIA_TYPE)
 
