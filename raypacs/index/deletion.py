@@ -16,6 +16,7 @@ from raypacs.errors import NotFound
 from raypacs.index import audit, ledger, listing, queue, sealing
 from raypacs.index.engine import Txn, in_lists, insert_many
 from raypacs.index.schema import asides, copies, delete_intents, instances, packs, series, studies
+from raypacs.index.schema import audit as audit_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +63,31 @@ def delete_study(txn: Txn, study_uid: str, *, grace_s: float, who: str = "") -> 
     listing.unlist(txn.conn, [study_uid])
     for table in (instances, series, packs, copies, asides, studies):
         txn.conn.execute(sa.delete(table).where(table.c.study_uid == study_uid))
-    audit.record(
-        txn,
-        "deleted",
-        study_uid=study_uid,
-        who=who,
-        detail={"objects": len(objects), "size_bytes": sum(size for _, _, size in objects)},
-    )
+    intents = pending(txn.conn, study_uid)
+    size_bytes = sum(size for _, _, size in objects)
+    detail = {"objects": len(objects), "size_bytes": size_bytes, "intents": len(intents)}
+    audit.record(txn, "deleted", study_uid=study_uid, who=who, detail=detail)
     audit.publish(
         txn, "events", [{"event": "deleted", "study_uid": study_uid, "objects": len(objects)}]
     )
-    return pending(txn.conn, study_uid)
+    return intents
+
+
+def deleted_since(conn: sa.Connection, study_uid: str, since_s: float) -> int | None:
+    """Return how many intents a study's deletion made; None: there was none.
+
+    One counts from ``since_s`` on, and any while bytes of it are still to be deleted.
+    """
+    query = (
+        sa.select(audit_rows.c.at_s, audit_rows.c.detail)
+        .where(audit_rows.c.study_uid == study_uid, audit_rows.c.event == "deleted")
+        .order_by(audit_rows.c.audit_id.desc())
+        .limit(1)
+    )
+    row = conn.execute(query).one_or_none()
+    if row is None or (row.at_s < since_s and not pending(conn, study_uid)):
+        return None
+    return int(row.detail.get("intents", 0))
 
 
 def _objects(conn: sa.Connection, study_uid: str) -> list[tuple[str, str, int]]:

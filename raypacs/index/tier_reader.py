@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import sqlalchemy as sa
 
-from raypacs.index import queue, reinventory, sealing, site
+from raypacs.index import deletion, queue, reinventory, sealing, site
 
 
 class TierReader:
@@ -28,6 +28,11 @@ class TierReader:
         """Return the number of the newest change."""
         with self._engine.connect() as conn:
             return site.sequence(conn)
+
+    def deleted_since(self, study_uid: str, since_s: float) -> int | None:
+        """Return how many objects a study had that was deleted since then; None: it was not."""
+        with self._engine.connect() as conn:
+            return deletion.deleted_since(conn, study_uid, since_s)
 
     def reconcile(self) -> str:
         """Return why index and tiers must be compared before anything is deleted, or ''."""

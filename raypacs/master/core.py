@@ -16,7 +16,7 @@ from typing import Any
 
 from raypacs import process, stats
 from raypacs.config import Settings, TierSettings, default_tiers
-from raypacs.errors import StaleEpoch, StudySealed, TierUnavailable
+from raypacs.errors import NotFound, StaleEpoch, StudySealed, TierUnavailable
 from raypacs.index.engine import migrate, open_engine
 from raypacs.index.reader import IndexReader
 from raypacs.index.writer import IndexWriter
@@ -37,6 +37,8 @@ from raypacs.upkeep import TierSet
 log = logging.getLogger(__name__)
 
 STATS_EVERY_S = 30.0
+# Longer than any caller repeats a call whose answer was lost.
+DELETED_LATELY_S = 300.0
 STATS_ROWS = 5_000
 
 
@@ -170,13 +172,20 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
     def delete_study(self, study_uid: str, who: str = "") -> int:
         """Take a study out of every cache; return the number of objects whose bytes go soon.
 
+        Idempotent: a call whose answer was lost is answered the same again.
+
         Raises:
-            NotFound: no such study.
+            NotFound: no such study, and none that was deleted a moment ago.
             TierUnavailable: it is sealed, and its manifests cannot be read just now.
         """
         now = self._clock()
         try:
             intents = self._writer.delete_study(study_uid, now, grace_s=DELETE_GRACE_S, who=who)
+        except NotFound:
+            deleted = self._reader.deleted_since(study_uid, now - DELETED_LATELY_S)
+            if deleted is None:
+                raise
+            return deleted
         except StudySealed as exc:
             if self.reopen(exc):
                 raise TierUnavailable(

@@ -14,6 +14,7 @@ from raypacs.config import Settings, TierSettings, default_tiers
 from raypacs.errors import NotFound, StaleEpoch, TierUnavailable
 from raypacs.index.reader import IndexReader
 from raypacs.master import DELETE_GRACE_S, Master
+from raypacs.master.core import DELETED_LATELY_S
 from raypacs.policy.queue import State
 from raypacs.records import AsideRecord, Lease, Outcome, WorkResult
 from raypacs.storage.tier import Tier, open_tier
@@ -166,6 +167,26 @@ class TestEpoch:
         assert master.grant("image1", "n1", 5000) == 1000
 
 
+class TestDeletion:
+    def test_a_call_whose_answer_was_lost_is_answered_again(
+        self, start: Callable[..., Master], clock: Clock
+    ) -> None:
+        master = start()
+        master.register([instance_record(), instance_record()])
+        assert master.delete_study("1.2.3") == 2
+        assert master.delete_study("1.2.3") == 2
+        clock.now += DELETE_GRACE_S
+        assert master.tick().deleted_objects == 2
+        assert master.delete_study("1.2.3") == 2
+        clock.now += DELETED_LATELY_S
+        for study in ("1.2.3", "1.2.4"):
+            with pytest.raises(NotFound):
+                master.delete_study(study)
+        master.register([instance_record()])
+        assert master.delete_study("1.2.3") == 1
+        assert master.delete_study("1.2.3") == 1
+
+
 class TestWork:
     def test_a_study_from_arrival_to_prepared(
         self, start: Callable[..., Master], reader: IndexReader, clock: Clock
@@ -297,8 +318,6 @@ class TestWork:
         put_pack(tiers["web1"], result)
         master.report(lease, result)
         assert master.delete_study("1.2.3") == 3
-        with pytest.raises(NotFound):
-            master.delete_study("1.2.3")
         assert master.tick().deleted_objects == 0
         assert tiers["image1"].exists(gone.path)
         clock.now += DELETE_GRACE_S
