@@ -70,11 +70,14 @@ def make_intake(
     It uses a tier that cannot be opened now as soon as it can.
     """
     holder = f"{bootstrap.name}/{boot}"  # a new life of the node gives back what it held
+    urls = {tier.name: tier.url for tier in settings.tiers}
     ports = IntakePorts(
         known=reader.known,
         register=lambda records: list(call("register", records, holder)),
         aside=lambda record: call("aside", record, holder),
-        grant=lambda tier, size_bytes: int(call("grant", tier, holder, size_bytes)),
+        grant=lambda tier, size_bytes: int(
+            call("grant", tier, holder, size_bytes, urls.get(tier, ""))
+        ),
         aside_known=reader.aside_known,
         known_sealed=reader.known_sealed,
     )

@@ -6,9 +6,10 @@ import sqlalchemy as sa
 
 from raypacs.config import Settings, TierSettings, parse
 from raypacs.errors import AlreadyExists, ConfigError
-from raypacs.index import audit, ledger, site
+from raypacs.index import audit, ledger
 from raypacs.index.engine import Txn
-from raypacs.index.schema import settings
+from raypacs.index.schema import settings, work_items
+from raypacs.policy.queue import State
 
 
 def read(conn: sa.Connection) -> tuple[int, Settings]:
@@ -48,6 +49,11 @@ def apply(txn: Txn, new: Settings, who: str, expected_version: int | None = None
     return version
 
 
+def _work_runs(conn: sa.Connection) -> bool:
+    running = sa.select(work_items.c.item_id).where(work_items.c.state == State.IN_PROCESS.value)
+    return conn.execute(running.limit(1)).first() is not None
+
+
 def _check_tiers(
     conn: sa.Connection, old: tuple[TierSettings, ...], new: tuple[TierSettings, ...]
 ) -> None:
@@ -55,7 +61,6 @@ def _check_tiers(
     if len(by_name) < len(new):
         raise ConfigError("settings: two tiers have the same name", tiers=[t.name for t in new])
     accounts = ledger.read(conn)
-    adopted = site.read(conn).adopted
     for tier in old:
         kept = by_name.get(tier.name)
         if kept is not None and (kept.url, kept.role) == (tier.url, tier.role):
@@ -76,10 +81,10 @@ def _check_tiers(
                 hint="add a tier of another name, and make this one read_only",
                 tier=tier.name,
             )
-        if kept is not None and tier.url in adopted:
+        if tier.role == "web" and _work_runs(conn):
             raise ConfigError(
-                f"settings: tier {tier.name} is in use at {tier.url}: its url and role stay",
-                hint="add a tier of another name; this one may be made read_only or, while it is "
-                "empty, be removed",
+                f"settings: work runs that may be writing to tier {tier.name}: "
+                "it cannot be removed, nor its url or role changed",
+                hint="halt the queue (`raypacs queue halt`) and ask again when it is halted",
                 tier=tier.name,
             )

@@ -105,9 +105,15 @@ class IndexWriter(QueueWrites, NodeWrites, SealWrites, SiteWrites, Writing):
         with self.transaction(now) as txn:
             ledger.seen(txn, tiers)
 
-    def grant(self, tier: str, holder: str, want_bytes: int, now: float) -> int:
-        """Promise up to ``want_bytes``; 0 means the tier is full."""
+    def grant(self, tier: str, holder: str, want_bytes: int, now: float, *, url: str = "") -> int:
+        """Promise up to ``want_bytes``; 0 means the tier is full, or lies elsewhere than ``url``.
+
+        A holder with older settings must not write where the tier was: nobody would look there.
+        """
         with self.transaction(now) as txn:
+            current = {one.name: one.url for one in settings.read(txn.conn)[1].tiers}
+            if url and current.get(tier) != url:
+                return 0
             return ledger.grant(txn, tier, holder, want_bytes)
 
     def release_grants(self, holder: str, now: float) -> int:

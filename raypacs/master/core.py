@@ -159,9 +159,9 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
         """Note that these studies were accessed."""
         self._writer.touched(study_uids, self._clock())
 
-    def grant(self, tier: str, holder: str, want_bytes: int) -> int:
-        """Promise up to ``want_bytes`` on a tier; 0: it is full (or unreachable)."""
-        return self._writer.grant(tier, holder, want_bytes, self._clock())
+    def grant(self, tier: str, holder: str, want_bytes: int, url: str = "") -> int:
+        """Promise up to ``want_bytes`` on a tier; 0: it is full, unreachable or not at ``url``."""
+        return self._writer.grant(tier, holder, want_bytes, self._clock(), url=url)
 
     def release_grants(self, holder: str) -> int:
         """Give back what ``holder`` and ``holder/...`` did not use."""

@@ -865,11 +865,20 @@ class TestSettings:
             assert "another name" in refused.value.hint
         index.writer.release_grants("n1/b", T)
         index.writer.adopt_tier("memory://a", "image3", T)
-        for changed in (moved, other):
-            with pytest.raises(ConfigError, match="image3") as refused:
-                apply(changed)
-            assert "another name" in refused.value.hint
-        assert apply(moved.model_copy(update={"name": "image4"})) == 4
+        assert apply(moved) == 4
+        # Who has not heard of it gets no room to write where the tier was.
+        assert index.writer.grant("image3", "n1/b", 100, T, url="memory://a") == 0
+        assert index.writer.grant("image3", "n1/b", 100, T, url="memory://b") == 100
+
+    def test_a_web_tier_stays_while_work_runs(self, index: Index) -> None:
+        web = TierSettings(name="web3", role="web", url="memory://a")
+        index.writer.apply_settings(Settings(tiers=(web,)), "me", T)
+        index.received()
+        lease = index.leased()
+        with pytest.raises(ConfigError, match="work runs"):
+            index.writer.apply_settings(Settings(), "me", T)
+        index.writer.report(lease, WorkResult(error="no", retryable=False), QUIET)
+        assert index.writer.apply_settings(Settings(), "me", T) == 2
 
 
 class TestStatus:
