@@ -1,20 +1,21 @@
 """Several nodes of one cluster on this machine: each `raypacs up` with a data folder of its own.
 
 They share PostgreSQL, Redis and the tiers, as hosts with a database server and a file server would.
-This is also their systemd: what ends is started again only by the test. With ``namespaces`` (root
-only) each node has a network of its own, behind a bridge, so that its link can be cut.
+This is also their systemd: what ends is started again only by the test. As root each node has a
+network namespace with two links, so that the one that Ray uses can be cut alone.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,8 +24,9 @@ import httpx
 import psutil
 import pytest
 from nodes import PROJECT, RAYPACS, cli, write_config
-from postgres import PostgresServer
+from postgres import PostgresServer, postgres_server
 
+from raypacs.client import Client
 from raypacs.index.reader import IndexReader
 
 Answer = TypeVar("Answer")
@@ -67,19 +69,25 @@ class RedisServer:
 
 
 class Network:
-    """A bridge, and a network namespace for each node, linked to it. Root only.
+    """A network namespace for each node, with a link to each of two bridges. Root only.
 
-    PostgreSQL, Redis and the test are outside, on the bridge's own address.
+    Ray speaks on the first, PostgreSQL and HTTP on the second. PostgreSQL, Redis and the test are
+    outside, on the bridges' own addresses.
     """
 
-    def __init__(self, count: int, subnet: str = "10.213.71") -> None:
+    def __init__(self, count: int) -> None:
         self._mark = f"rp{os.getpid() % 10_000}"
-        self._subnet, self._count = subnet, count
-        self.outside = f"{subnet}.1"
+        self._subnets = ("10.213.71", "10.213.72")
+        self._count = count
+        self.ray_outside, self.outside = (f"{subnet}.1" for subnet in self._subnets)
+
+    def ray_address(self, number: int) -> str:
+        """Return the address of a node's Ray."""
+        return f"{self._subnets[0]}.{number + 10}"
 
     def address(self, number: int) -> str:
-        """Return the address of a node."""
-        return f"{self._subnet}.{number + 10}"
+        """Return the address of a node for everybody else."""
+        return f"{self._subnets[1]}.{number + 10}"
 
     def prefix(self, number: int) -> tuple[str, ...]:
         """Return what to put before a command so that it runs on that node."""
@@ -89,33 +97,41 @@ class Network:
         return f"{self._mark}n{number}"
 
     def cut(self, number: int) -> None:
-        """Cut a node's link: to the others, to PostgreSQL and Redis; not to the disks."""
-        _ip("link", "set", f"{self._mark}v{number}", "down")
+        """Cut a node's Ray off from the others'; PostgreSQL and the disks stay reachable."""
+        _ip("link", "set", f"{self._mark}v{number}l0", "down")
 
     def heal(self, number: int) -> None:
         """Give a node its link again."""
-        _ip("link", "set", f"{self._mark}v{number}", "up")
+        _ip("link", "set", f"{self._mark}v{number}l0", "up")
 
     def __enter__(self) -> Network:
-        bridge = f"{self._mark}br"
-        _ip("link", "add", bridge, "type", "bridge")
-        _ip("addr", "add", f"{self.outside}/24", "dev", bridge)
-        _ip("link", "set", bridge, "up")
+        for link, subnet in enumerate(self._subnets):
+            bridge = f"{self._mark}br{link}"
+            _ip("link", "add", bridge, "type", "bridge")
+            _ip("addr", "add", f"{subnet}.1/24", "dev", bridge)
+            _ip("link", "set", bridge, "up")
         for number in range(self._count):
-            name, inner, outer = self._name(number), "eth0", f"{self._mark}v{number}"
+            name = self._name(number)
             _ip("netns", "add", name)
-            _ip("link", "add", outer, "type", "veth", "peer", "name", inner, "netns", name)
-            _ip("link", "set", outer, "master", bridge, "up")
-            _ip("-n", name, "addr", "add", f"{self.address(number)}/24", "dev", inner)
-            _ip("-n", name, "link", "set", inner, "up")
             _ip("-n", name, "link", "set", "lo", "up")
-            _ip("-n", name, "route", "add", "default", "via", self.outside)
+            for link, address in enumerate((self.ray_address(number), self.address(number))):
+                inner, outer = f"eth{link}", f"{self._mark}v{number}l{link}"
+                _ip("link", "add", outer, "type", "veth", "peer", "name", inner, "netns", name)
+                _ip("link", "set", outer, "master", f"{self._mark}br{link}", "up")
+                _ip("-n", name, "addr", "add", f"{address}/24", "dev", inner)
+                _ip("-n", name, "link", "set", inner, "up")
         return self
 
     def __exit__(self, *_: object) -> None:
         for number in range(self._count):
             subprocess.run(["ip", "netns", "del", self._name(number)], check=False)
-        subprocess.run(["ip", "link", "del", f"{self._mark}br"], check=False)
+        for link in range(len(self._subnets)):
+            subprocess.run(["ip", "link", "del", f"{self._mark}br{link}"], check=False)
+
+
+def networks() -> bool:
+    """Whether nodes can have networks of their own here."""
+    return os.geteuid() == 0 and shutil.which("ip") is not None
 
 
 def _ip(*words: str) -> None:
@@ -132,6 +148,7 @@ class Host:
     prefix: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
     frozen: list[psutil.Process] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
 
     def up(self) -> None:
         """Begin to start the node."""
@@ -212,6 +229,11 @@ class Host:
         for process in self.frozen:
             _signal(process, signal.SIGSTOP)
 
+    def configure(self, **values: Any) -> None:
+        """Change the node's raypacs.toml; its next start reads it."""
+        self.values |= values
+        write_config(self.config.parent, **self.values)
+
     def thaw(self) -> None:
         """SIGCONT for what was frozen."""
         for process in reversed(self.frozen):
@@ -243,16 +265,15 @@ class Cluster:
     folder: Path
     hosts: list[Host]
     index_url: str
+    network: Network | None = None
 
     def start(self, *numbers: int) -> None:
-        """Start these nodes (all by default), each when the one before serves.
-
-        Not at once: a raylet gives its agents 15 s, which three starts on two cores may take.
-        """
-        for number in numbers or range(len(self.hosts)):
-            host = self.hosts[number]
-            host.up()
-            wait_for(host.ready, f"{host.name} to serve", START_S)
+        """Start these nodes (all that do not run by default) at once, and wait until they serve."""
+        chosen = numbers or [n for n, host in enumerate(self.hosts) if not host.running()]
+        for number in chosen:
+            self.hosts[number].up()
+        for number in chosen:
+            wait_for(self.hosts[number].ready, f"{self.hosts[number].name} to serve", START_S)
 
     def reader(self) -> IndexReader:
         return IndexReader(self.index_url)
@@ -263,6 +284,8 @@ class Cluster:
     def any_status(self) -> dict[str, Any]:
         """The status from the first node that answers."""
         for host in self.live():
+            if not host.node_json.is_file():
+                continue
             try:
                 return host.status()
             except (httpx.HTTPError, OSError, ValueError):
@@ -293,21 +316,15 @@ class Cluster:
 
 @contextmanager
 def cluster_of(
-    folder: Path,
-    postgres: PostgresServer,
-    count: int = 3,
-    *,
-    network: Network | None = None,
-    roles_of: dict[int, list[str]] | None = None,
+    folder: Path, postgres: PostgresServer, count: int, network: Network | None
 ) -> Iterator[Cluster]:
     """Configure ``count`` nodes with an empty index, and end what still runs of them.
 
-    ``network``: each node in a namespace of its own. ``roles_of``: roles by number; all but
-    listener where it is not given.
+    All are master and worker, and all but the last have a web service. ``network``: each node in
+    a namespace of its own.
     """
     index_url = postgres.create(f"cluster_{os.getpid()}_{time.monotonic_ns()}")
-    outside = network.outside if network else "127.0.0.1"
-    server = RedisServer(folder, outside)
+    server = RedisServer(folder, network.ray_outside if network else "127.0.0.1")
     head_port = free_port()
     token = folder / "ray-token"
     token.write_text("a" * 64)
@@ -316,35 +333,92 @@ def cluster_of(
     for number in range(count):
         home = folder / f"n{number + 1}"
         home.mkdir()
-        address = network.address(number) if network else "127.0.0.1"
+        address = network.ray_address(number) if network else "127.0.0.1"
         if number == 0:
-            place = {"ray_port": head_port, "ray_redis": server.address}
+            place: dict[str, Any] = {"ray_port": head_port, "ray_redis": server.address}
             head_address = f"{address}:{head_port}"
         else:
             place = {"ray_address": head_address}
         if network:
-            place |= {"host": address, "access": "open"}
-        place["roles"] = roles_of[number] if roles_of else ["master", "worker", "gateway"]
-        config = write_config(
-            home,
-            node_name=f"n{number + 1}",
-            index_url=index_url,
-            ray_token_path=str(token),
-            ray_host=address,
-            cores=1,
-            listener_processes=1,
-            gateway_processes=1,
-            dashboard=False,
-            object_store_bytes=80 * 1024 * 1024,
+            place |= {"host": network.address(number), "access": "open"}
+        gateway = ["gateway"] if number < count - 1 else []
+        values = {
+            "node_name": f"n{number + 1}",
+            "roles": ["master", "worker", *gateway],
+            "index_url": index_url,
+            "ray_token_path": str(token),
+            "ray_host": address,
+            "cores": 1,
+            "gateway_processes": 1,
+            "dashboard": False,
+            "object_store_bytes": 80 * 1024 * 1024,
             **place,
-        )
+        }
         prefix = network.prefix(number) if network else ()
-        hosts.append(Host(f"n{number + 1}", config, home / "data", prefix))
+        config = write_config(home, **values)
+        hosts.append(Host(f"n{number + 1}", config, home / "data", prefix, values=values))
     try:
-        yield Cluster(folder, hosts, index_url)
+        yield Cluster(folder, hosts, index_url, network)
     finally:
         for host in reversed(hosts):
             if host.running():
                 host.thaw()
                 host.kill()
         server.stop()
+
+
+def share_tiers(cluster: Cluster) -> None:
+    """Put the tiers on what stands for the file server, and let losses be noticed soon."""
+    with Client(cluster.hosts[0].url, patience_s=60) as client:
+        _, settings = client.settings()
+        tiers = []
+        for tier in settings["tiers"]:
+            # Another url is another tier: it has another name. Its folder here has that name too.
+            name = f"shared-{tier['name']}"
+            tiers.append({**tier, "name": name, "url": (cluster.folder / "shared" / name).as_uri()})
+        client.apply_settings(
+            {**settings, "tiers": tiers, "node_lost_s": 8.0, "lease_s": 20.0, "quiet_s": 1.0}
+        )
+
+
+@contextmanager
+def three_nodes(folder: Path) -> Iterator[Cluster]:
+    """Run a cluster of three whose tiers are shared and whose data folders are not."""
+    with ExitStack() as stack:
+        network = stack.enter_context(Network(3)) if networks() else None
+        outside = network.outside if network else "127.0.0.1"
+        server = stack.enter_context(postgres_server(folder / "postgres", host=outside))
+        cluster = stack.enter_context(cluster_of(folder, server, 3, network))
+        cluster.start(0)
+        share_tiers(cluster)
+        cluster.start(1, 2)
+        yield cluster
+
+
+def move_master(cluster: Cluster, host: Host) -> None:
+    """Have the master on a node."""
+    if cluster.master()["node"] == host.name:
+        return
+    with Client(cluster.hosts[0].url, patience_s=60) as client:
+        client.move_master(host.name)
+    wait_for(lambda: cluster.master()["node"] == host.name, f"the master on {host.name}")
+
+
+def asked(host: Host, name: str = "n1") -> float:
+    """Write through the master, by way of a node; return the seconds until it was answered."""
+    begun = time.monotonic()
+    answer = httpx.post(f"{host.url}/api/v1/nodes/{name}/undrain", timeout=90)
+    assert answer.status_code == 200, answer.text  # a delay, not an error
+    return time.monotonic() - begun
+
+
+def measured(what: str, seconds: float) -> None:
+    """Print a time, and keep it for the README's table (file RAYPACS_FAILOVER_JSON, by name)."""
+    print(f"\nfailover: {what}: {seconds:.1f} s")
+    figure = {"name": what, "value": round(seconds, 2), "unit": "s", "n": 1, "spread": 0.0}
+    figure |= dict.fromkeys(("beside", "beside_value", "ratio", "target", "holds"))
+    if told := os.environ.get("RAYPACS_FAILOVER_JSON"):
+        path = Path(told)
+        earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        others = [one for one in earlier if one["name"] != what]
+        path.write_text(json.dumps([*others, figure], indent=1), encoding="utf-8")

@@ -5,19 +5,19 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import replace
 
 from cluster_hosts import Cluster, Host, wait_for
 from pydicom import Dataset
 
 from raypacs.client import Client
-from raypacs.index.reader import IndexReader
+from raypacs.index.sealed_reader import SealedReader
+from raypacs.maintenance.rebuild import orphans
+from raypacs.storage.manifest import Manifests
 from raypacs.storage.pack import Pack
 from raypacs.storage.tier import open_tier
 from raypacs.synthetic import CtSeries, ct_instances
-
-# What lies on tiers beside studies: markers, and what is kept aside.
-_BESIDE = ("epochs/", "site/", "intake/", "conflicts/", "quarantine/")
 
 
 def studies(count: int, slices: int, first_seed: int, size: int = 64) -> list[list[Dataset]]:
@@ -83,26 +83,17 @@ def check_prepared_once(cluster: Cluster, uids: set[str]) -> None:
     reader.close()
 
 
-def litter(reader: IndexReader) -> set[str]:
-    """Return the objects on image and web tiers that the index does not know."""
-    known: set[str] = set()
-    for row in reader.studies(limit=100_000):
-        uid = row["study_uid"]
-        known |= {one.record.path for one in reader.instances(uid)}
-        for refs in reader.packs(uid).values():
-            known |= {path for ref in refs for path in (ref.pack_path, ref.header_path)}
-    return {
-        info.path
-        for tier in reader.settings()[1].tiers
-        for info in open_tier(tier).walk()
-        if info.path not in known and not info.path.startswith(_BESIDE)
-    }
-
-
 def wait_clean(cluster: Cluster, timeout_s: float = 120.0) -> None:
-    """Wait until no tier holds an object that the index does not know (sweeps come twice)."""
-    reader = cluster.reader()
-    try:
-        wait_for(lambda: not litter(reader), "tiers without litter", timeout_s)
-    finally:
-        reader.close()
+    """Wait until no tier holds an object that nothing in the index knows (sweeps come twice)."""
+    with closing(cluster.reader()) as reader:
+        tiers = {tier.name: open_tier(tier) for tier in reader.settings()[1].tiers}
+    told: list[str] = []
+
+    def clean() -> bool:
+        told[:] = [
+            f"{one.tier}/{one.path}: {one.why}" for one in orphans(sealed, [*tiers.values()])
+        ]
+        return not told
+
+    with closing(SealedReader(cluster.index_url, Manifests(tiers.__getitem__).rows)) as sealed:
+        wait_for(clean, "tiers without orphans", timeout_s)
