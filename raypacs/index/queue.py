@@ -297,6 +297,7 @@ def again_or_fail(
             set_study_state(txn, item["study_uid"], "failed")
     elif waiting is not None:
         error = f"{error}; item {waiting} goes on"
+        _take_after(txn, waiting, item["priority"], txn.now + delay_s)
         state = move(txn, item, Event.CANCEL, error=error, **values)
     else:
         state = move(txn, item, Event.RETRY, error=error, due_s=txn.now + delay_s, **values)
@@ -311,6 +312,15 @@ def again_or_fail(
         detail={"attempt": item["attempt"], "error": error, "delay_s": delay_s},
     )
     return state
+
+
+def _take_after(txn: Txn, waiting: int, priority: int, due_s: float) -> None:
+    """Let a waiting item stand for one that ended: as urgent as it, and no later."""
+    item = find(txn.conn, waiting)
+    if item is None or (item["priority"] >= priority and item["due_s"] <= due_s):
+        return
+    values = {"priority": max(item["priority"], priority), "due_s": min(item["due_s"], due_s)}
+    change(txn, [item], [values])
 
 
 def set_study_state(txn: Txn, study_uid: str, state: str) -> None:

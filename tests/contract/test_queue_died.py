@@ -50,3 +50,15 @@ def test_too_many_deaths_in_a_row_fail_the_item(queue: Queue) -> None:
     assert queue.row(item_id)["error"] == (
         "10 attempts in a row died; the last: WorkerCrashedError: gone"
     )
+
+
+def test_who_goes_on_is_as_urgent_and_no_later(queue: Queue) -> None:
+    """A stat item dies while a low one, meant for later, waits for the same study."""
+    queue.item("1.1", priority="stat")
+    lease = queue.taken()
+    later = queue.item("1.1", priority="low", due_s=T + 86_400)
+    assert queue.writer.report(lease, DIED, T) == State.CANCELED
+    row = queue.row(later)
+    assert row["priority"] == 30
+    assert row["due_s"] < T + 60
+    assert queue.counts_are_right()

@@ -250,6 +250,7 @@ class MasterModel(RuleBasedStateMachine):
             self.polls(name, 3)
             while self.lives[name].holds:
                 self.a_report(name, "done")
+            self.nothing_is_lost()  # what another item goes on with is no longer open
         assert not self.open, "work is left that nobody is given"
 
     # What must hold
