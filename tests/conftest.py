@@ -9,6 +9,11 @@ from pathlib import Path
 import dcmtk
 import hypothesis
 import pytest
+from cluster_fixtures import (  # noqa: F401 - one cluster of three; its tests come last
+    cluster,
+    hosts,
+    pytest_collection_modifyitems,
+)
 from nodes import demo, node  # noqa: F401 - session fixtures of every tier
 from postgres import (  # noqa: F401 - an index of one's own, on both databases
     database_url,

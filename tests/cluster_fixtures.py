@@ -10,7 +10,7 @@ import pytest
 from cluster_evidence import Evidence
 from cluster_hosts import Cluster, Host, three_nodes, wait_for
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "cluster"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
