@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import random
 import signal
-import threading
 import time
 from contextlib import closing
+from functools import partial
 
 import psutil
 import sqlalchemy as sa
@@ -249,80 +249,59 @@ def test_a_frozen_node_changes_nothing_when_it_goes_on(cluster: Cluster, hosts: 
         check_no_late_write(evidence)
 
 
-class Chaos(threading.Thread):
-    """Kills nodes and masters at random, and starts again what ended, until stopped."""
+def victims() -> list[str]:
+    """Return what is killed, in a random order: each at least once, masters twice.
 
-    def __init__(self, cluster: Cluster, seed: int) -> None:
-        super().__init__(daemon=True)
-        self._cluster, self._chance = cluster, random.Random(seed)
-        self._enough = threading.Event()
-        self.killed: list[str] = []
+    Not the head, whose death has tests of its own: here it would end every worker at once.
+    """
+    chance = random.Random(CHAOS_SEED)
+    found = ["master", "master", "dispatcher", "n2", "n3"]
+    found += chance.choices(sorted(set(found)), k=CHAOS_KILLS - len(found))
+    chance.shuffle(found)
+    return found
 
-    def run(self) -> None:
-        # Each victim at least once, in any order; the head's own death has tests: here it would
-        # end every worker at once.
-        planned = ["master", "master", "n2", "n3", "dispatcher"]
-        planned += self._chance.choices(sorted(set(planned)), k=CHAOS_KILLS - len(planned))
-        self._chance.shuffle(planned)
-        for what in planned:
-            while not self._kill(what):
-                if self._enough.wait(0.2):
-                    return
-            self.killed.append(what)
-            if self._enough.wait(self._chance.uniform(1.0, 3.0)):
-                return
 
-    def _kill(self, what: str) -> bool:
-        """Kill it if it is there, a node only when it serves."""
-        if what == "master":
-            pid = (self._cluster.any_status().get("master") or {}).get("pid")
-            if not pid:
-                return False
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                return False
-            return True
-        if what == "dispatcher":
-            found = self._chance.choice(self._cluster.hosts).find("ray::Dispatcher")
-            for process in found:
-                process.kill()
-            return bool(found)
-        host = self._cluster.hosts[int(what[1:]) - 1]
-        if not host.running():
-            host.up()  # Ray may have ended under it
-        if not host.node_json.is_file():
-            return False
+def kill(cluster: Cluster, what: str, chance: random.Random) -> None:
+    """Kill a master, a dispatcher or a node, which is started again at once."""
+    if what == "master":
+        os.kill(cluster.master()["pid"], signal.SIGKILL)
+    elif what == "dispatcher":
+        host = chance.choice([host for host in cluster.hosts if host.node_json.is_file()])
+        for process in host.find("ray::Dispatcher"):
+            process.kill()
+    else:
+        host = cluster.hosts[int(what[1:]) - 1]
         host.kill()
         host.up()
-        return True
 
-    def stop(self) -> None:
-        """Kill no more; have every node running."""
-        self._enough.set()
-        self.join(60)
-        self._cluster.start()
-        for host in self._cluster.hosts:
-            wait_for(host.ready, f"{host.name} to serve", 180)
+
+def serves(host: Host) -> bool:
+    """Whether a node serves; it is started again if Ray has ended under it, as systemd does."""
+    if not host.running():
+        host.up()
+    return host.node_json.is_file()
 
 
 def test_chaos(cluster: Cluster, hosts: list[Host]) -> None:
+    """Each kill comes while the last batch of studies is in preparation."""
     sent = studies(CHAOS_STUDIES, 2, 10_000)
-    chaos = Chaos(cluster, CHAOS_SEED)
+    chance, each = random.Random(CHAOS_SEED), CHAOS_STUDIES // CHAOS_KILLS
     begun, lost_before = time.monotonic(), deaths(cluster)
-    chaos.start()
-    try:
-        uids = send(hosts[0], sent)
-        print(f"\nchaos: {len(uids)} studies sent in {time.monotonic() - begun:.0f} s")
-        chaos.join(120)  # until all its kills are done
-    finally:
-        chaos.stop()
-    print(f"chaos: {len(chaos.killed)} kills: {chaos.killed}")
-    assert len(chaos.killed) == CHAOS_KILLS
+    uids: set[str] = set()
+    killed = victims()
+    for number, what in enumerate(killed):
+        if what in ("n2", "n3"):
+            wait_for(partial(serves, hosts[int(what[1:]) - 1]), f"{what} to serve", 180)
+        uids |= send(hosts[0], sent[number * each : (number + 1) * each])
+        wait_for(lambda: in_flight(cluster), "work in flight")
+        time.sleep(chance.uniform(0.0, 0.5))
+        kill(cluster, what, chance)
+    wait_for(lambda: all(map(serves, hosts)), "all nodes to serve", 180)
+    print(f"\nchaos: {len(killed)} kills: {killed}")
     assert len(uids) == CHAOS_STUDIES
     wait_prepared(cluster, uids)
     print(
-        f"chaos: all prepared after {time.monotonic() - begun:.0f} s; "
+        f"chaos: {len(uids)} studies prepared after {time.monotonic() - begun:.0f} s; "
         f"attempts that died: {deaths(cluster) - lost_before}"
     )
     check_prepared_once(cluster, uids)
