@@ -11,6 +11,7 @@ from dataclasses import replace
 from cluster_hosts import Cluster, Host, wait_for
 from pydicom import Dataset
 
+from raypacs import layout
 from raypacs.client import Client
 from raypacs.index.sealed_reader import SealedReader
 from raypacs.maintenance.rebuild import orphans
@@ -83,17 +84,27 @@ def check_prepared_once(cluster: Cluster, uids: set[str]) -> None:
     reader.close()
 
 
-def wait_clean(cluster: Cluster, timeout_s: float = 120.0) -> None:
-    """Wait until no tier holds an object that nothing in the index knows (sweeps come twice)."""
+def orphans_of(cluster: Cluster) -> list[str]:
+    """Return the objects on the tiers that nothing in the index knows, and why."""
     with closing(cluster.reader()) as reader:
         tiers = {tier.name: open_tier(tier) for tier in reader.settings()[1].tiers}
-    told: list[str] = []
+    with closing(SealedReader(cluster.index_url, Manifests(tiers.__getitem__).rows)) as sealed:
+        return [f"{one.path}: {one.why}" for one in orphans(sealed, [*tiers.values()])]
+
+
+def wait_clean(cluster: Cluster, *, but_parts: bool = False, timeout_s: float = 120.0) -> None:
+    """Wait until nothing on the tiers is unknown to the index (sweeps come twice).
+
+    ``but_parts``: parts of attempts that ended may lie there, which every new master sweeps.
+    """
+    left: list[str] = []
 
     def clean() -> bool:
-        told[:] = [
-            f"{one.tier}/{one.path}: {one.why}" for one in orphans(sealed, [*tiers.values()])
-        ]
-        return not told
+        left[:] = orphans_of(cluster)
+        return all(but_parts and path.startswith(layout.ATTEMPTS) for path in left)
 
-    with closing(SealedReader(cluster.index_url, Manifests(tiers.__getitem__).rows)) as sealed:
+    try:
         wait_for(clean, "tiers without orphans", timeout_s)
+    finally:
+        if left:
+            print(f"\n{len(left)} orphans, such as {left[:5]}")
