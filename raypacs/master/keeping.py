@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 DELETE_GRACE_S = 5.0
 DELETES_PER_TICK = 500
 TIERS_EVERY_S = 10.0
-PARTS_EVERY_S = 3600.0
+PARTS_EVERY_S = 60.0
 # How soon the tiers' markers tell of a change: an index restored from a backup is known by that,
 # even if the same master wrote on after it was made. A marker takes two flushes to each tier.
 MARKS_EVERY_S = 2.0
@@ -93,7 +93,7 @@ class TierDuties(MasterBase):
         return count
 
     def _sweep_parts(self, now: float) -> int:
-        """Sweep parts that no running attempt owns: at start and every hour."""
+        """Sweep parts that no running attempt owns: at start and every minute."""
         if now < self._due.parts_s or not self._may_delete():
             return 0
         self._due.parts_s = now + PARTS_EVERY_S
