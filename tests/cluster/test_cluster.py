@@ -306,8 +306,8 @@ def test_chaos(cluster: Cluster, hosts: list[Host]) -> None:
     )
     check_prepared_once(cluster, uids)
     wait_for(lambda: not in_flight(cluster), "no item IN PROCESS")
-    # What an attempt leaves whose dispatcher dies after the report is swept every minute, and by each new
-    # master: so nothing but such parts before, nothing at all after.
+    # What an attempt leaves whose dispatcher dies after the report is swept every minute, and by
+    # each new master: so nothing but such parts before, nothing at all after.
     wait_clean(cluster, but_parts=True)
     move_master(cluster, next(host for host in hosts if host is not cluster.master_host()))
     wait_clean(cluster)
