@@ -24,7 +24,10 @@ from postgres import (  # noqa: F401 - an index of one's own, on both databases
 )
 
 # No test asserts a wall-clock time, a slow example included.
-hypothesis.settings.register_profile("raypacs", deadline=None)
+# In CI the random tests take the same walks every time; elsewhere new ones, which find faults.
+hypothesis.settings.register_profile(
+    "raypacs", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True
+)
 hypothesis.settings.load_profile("raypacs")
 
 ROOT = Path(__file__).parent.parent

@@ -37,7 +37,8 @@ class QueueEvents(MasterBase):
         polled = self._writer.poll(asked, now)
         if polled.ended:
             self._polls.changed()  # what it did not run waits for anybody
-        if polled.holds_nothing and not asked.running:
+        if polled.holds_nothing and not asked.running and asked.free > 0:
+            # One that asked for nothing was told nothing about what is due.
             self._polls.idle(asked, polled.idle_until_s, nobody=polled.nothing_due)
         return replace(polled.assignment, poll_after_s=self._polls.poll_after_s(now))
 

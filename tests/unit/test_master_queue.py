@@ -34,6 +34,12 @@ def test_what_was_bound_to_a_lost_node_is_given_to_an_idle_one(site: MasterQueue
     assert site.taken("n2").item_id == item_id
 
 
+def test_a_node_that_asked_for_nothing_is_not_an_idle_one(site: MasterQueue) -> None:
+    item_id = site.verify("1.1")
+    assert not site.poll("n1", free=0).leases
+    assert site.taken("n1").item_id == item_id
+
+
 def test_what_a_node_left_unclaimed_is_given_to_an_idle_one(site: MasterQueue) -> None:
     """The answer to the poll of n1 was lost, and n1 drains: it names no lease for 10 s."""
     item_id = site.verify("1.1")
