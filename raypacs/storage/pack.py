@@ -212,6 +212,18 @@ class Pack:
             raise NotFound(f"instance {sop_uid} was prepared, not copied")
         return self._read(instance.object_offset, instance.object_length, instance.object_crc32)
 
+    # ---- 3-D overview -------------------------------------------------------------------------
+    @property
+    def has_volume(self) -> bool:
+        """Whether the pack carries a 3-D overview."""
+        return self._index.volume is not None
+
+    def read_volume(self) -> bytes:
+        """Return the 3-D overview, checked. Raises NotFound, PackCorrupt."""
+        if self._index.volume is None:
+            raise NotFound("the series has no 3-D overview", path=self._ref.pack_path)
+        return self._read(*self._index.volume)
+
     # ---- headers ------------------------------------------------------------------------------
     @cached_property
     def _sidecar(self) -> fmt.SidecarIndex:

@@ -23,6 +23,8 @@ assert FOOTER.size == 56
 assert FRAME.size == COPIED_FRAME.size == 16
 
 HTJ2K = "htj2k"
+WAVELET = "wavelet"
+BITS = "bits"
 COPIED = "copied"
 
 
@@ -30,7 +32,9 @@ COPIED = "copied"
 class PackInstance:
     """One instance of a pack.
 
-    ``form`` is 'htj2k' or 'copied', ``reason`` why (empty: by default). The pixel fields describe
+    ``form`` is 'htj2k', 'wavelet' (floating point), 'bits' (one bit a sample) or 'copied',
+    ``reason`` why (empty: by default). ``low_own``: the low part is a code of its own, and the rest
+    alone the frame; else low part + rest are the frame. The pixel fields describe
     the decoded samples; ``photometric`` is their Photometric Interpretation, which is YBR_RCT in
     the prepared header where it is RGB here and ``colour_transform`` is set. ``first_frame`` is
     the row of the frame table; ``table_rows`` is 0 for copied objects whose frames were not found.
@@ -55,6 +59,7 @@ class PackInstance:
     pixel_vr: str = ""
     levels: int = 0
     low_halvings: int = 0
+    low_own: bool = False
     first_frame: int = 0
     table_rows: int = 0
     low_offset: int = 0
@@ -68,13 +73,17 @@ class PackInstance:
 
 @dataclass(frozen=True, slots=True)
 class PackIndex:
-    """The index of a pack: whose it is, its instances in order, and its frame table."""
+    """The index of a pack: whose it is, its instances in order, and its frame table.
+
+    ``volume`` is (offset, length, CRC-32) of the 3-D overview in the pack, if it has one.
+    """
 
     study_uid: str
     series_uid: str
     token: str
     instances: tuple[PackInstance, ...]
     table: bytes
+    volume: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +178,14 @@ def encode_pack_index(index: PackIndex) -> bytes:
         {name: value for name, usual in names if (value := getattr(one, name)) != usual}
         for one in index.instances
     ]
-    text = {
+    text: dict[str, Any] = {
         "study_uid": index.study_uid,
         "series_uid": index.series_uid,
         "token": index.token,
         "instances": entries,
     }
+    if index.volume is not None:
+        text["volume"] = list(index.volume)
     return index.table + zlib.compress(json.dumps(text, separators=(",", ":")).encode(), 6)
 
 
@@ -234,7 +245,15 @@ def decode_pack_index(data: bytes, footer: PackFooter) -> PackIndex:
             PackInstance(**{key: value for key, value in entry.items() if key in known})
             for entry in text["instances"]
         )
-        return PackIndex(text["study_uid"], text["series_uid"], text["token"], instances, table)
+        offset, length, crc = text.get("volume") or (0, 0, 0)
+        return PackIndex(
+            study_uid=text["study_uid"],
+            series_uid=text["series_uid"],
+            token=text["token"],
+            instances=instances,
+            table=table,
+            volume=(offset, length, crc) if length else None,
+        )
     except (zlib.error, ValueError, KeyError, TypeError) as exc:
         raise PackCorrupt(f"index of the pack cannot be read: {exc}") from exc
 

@@ -23,6 +23,7 @@ from pydicom.pixels import pixel_array
 from raypacs import dicom
 from raypacs.codec import inbound
 from raypacs.codec.htj2k import decode_frame, read_main_header
+from raypacs.codec.pixel_layout import PixelLayout, native_frame
 from raypacs.errors import MalformedInstance, UnsupportedPixels
 from raypacs.records import InstanceRecord
 
@@ -131,7 +132,7 @@ def from_native(record: InstanceRecord, data: bytes) -> Picture:
         bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
         array = bits[: record.rows * record.columns].reshape(record.rows, record.columns)
     else:
-        array = inbound.native_frame(data, inbound.PixelLayout.of(record))
+        array = native_frame(data, PixelLayout.of(record))
     return _picture(record, array, record.photometric)
 
 
@@ -150,7 +151,7 @@ def from_encapsulated(record: InstanceRecord, data: bytes) -> Picture:
         return _jpeg_2000(record, data)
     decoder = _LOSSY.get(record.transfer_syntax_uid)
     if decoder is None:
-        array = inbound.encapsulated_frame(data, inbound.PixelLayout.of(record))
+        array = inbound.encapsulated_frame(data, PixelLayout.of(record))
         return _picture(record, array, _without_transform(record.photometric))
     try:
         array = decoder(data, record)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from raypacs import dicom
 from raypacs.codec import htj2k, inbound
 from raypacs.codec.fragments import Extent, frame_fragments
-from raypacs.codec.inbound import PixelLayout
+from raypacs.codec.pixel_layout import PixelLayout, native_frame
 from raypacs.codec.registry import codec_of
 from raypacs.errors import ProofFailed, UnsupportedPixels
 from raypacs.storage import pack_format
@@ -107,7 +107,7 @@ class FrameReader:
         size = self._layout.frame_bytes
         if not self._fragments:
             data = self._source.read(self._source.pixel_offset + number * size, size)
-            return inbound.native_frame(data, self._layout, vr=self._vr)
+            return native_frame(data, self._layout, vr=self._vr)
         parts = [bytes(self._source.read(*extent)) for extent in self._fragments[number]]
         return inbound.encapsulated_frame(b"".join(parts), self._layout)
 

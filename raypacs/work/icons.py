@@ -11,7 +11,8 @@ import struct
 
 from raypacs import dicom
 from raypacs.codec.fragments import frame_fragments
-from raypacs.codec.inbound import PixelLayout, encapsulated_frame
+from raypacs.codec.inbound import encapsulated_frame
+from raypacs.codec.pixel_layout import PixelLayout
 from raypacs.dicom import Element, Header
 from raypacs.errors import UnsupportedPixels
 

@@ -13,7 +13,7 @@ import pytest
 from raypacs import dicom
 from raypacs.codec import htj2k, inbound
 from raypacs.codec.fragments import frame_fragments
-from raypacs.codec.inbound import PixelLayout
+from raypacs.codec.pixel_layout import PixelLayout, native_frame
 from raypacs.errors import UnsupportedPixels
 
 MONO = PixelLayout(
@@ -44,24 +44,24 @@ def frame_of(layout: PixelLayout) -> np.ndarray:
 def test_native_little_endian(bits: int, signed: bool) -> None:
     layout = replace(MONO, bits_allocated=bits, bits_stored=bits, high_bit=bits - 1, signed=signed)
     frame = frame_of(layout)
-    assert np.array_equal(inbound.native_frame(frame.tobytes(), layout), frame)
+    assert np.array_equal(native_frame(frame.tobytes(), layout), frame)
 
 
 def test_native_big_endian_words_and_swapped_bytes() -> None:
     layout = replace(MONO, transfer_syntax_uid=dicom.EXPLICIT_VR_BE)
     frame = frame_of(layout)
-    assert np.array_equal(inbound.native_frame(frame.astype(">u2").tobytes(), layout), frame)
+    assert np.array_equal(native_frame(frame.astype(">u2").tobytes(), layout), frame)
     layout = replace(layout, rows=32, bits_allocated=8, bits_stored=8, high_bit=7)
     frame = frame_of(layout)
     swapped = np.frombuffer(frame.tobytes(), "u2").byteswap().tobytes()
-    assert np.array_equal(inbound.native_frame(swapped, layout), frame)
-    assert np.array_equal(inbound.native_frame(frame.tobytes(), layout, vr="OB"), frame)
+    assert np.array_equal(native_frame(swapped, layout), frame)
+    assert np.array_equal(native_frame(frame.tobytes(), layout, vr="OB"), frame)
 
 
 def test_planes_become_interleaved() -> None:
     frame = frame_of(COLOUR)
     planes = np.ascontiguousarray(frame.transpose(2, 0, 1)).tobytes()
-    assert np.array_equal(inbound.native_frame(planes, replace(COLOUR, planar=True)), frame)
+    assert np.array_equal(native_frame(planes, replace(COLOUR, planar=True)), frame)
 
 
 def _rle(frame: np.ndarray) -> bytes:
