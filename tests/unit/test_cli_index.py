@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ import pytest
 from terminal import sits_at_it
 
 from raypacs.cli.app import main
+from raypacs.index.engine import open_engine
 from raypacs.index.reader import IndexReader
+from raypacs.index.writer import IndexWriter
+from tests.factories import node_info
 from tests.real_site import RealSite
 from tests.web_world import image_file
 
@@ -79,6 +83,17 @@ def test_backup_restore_and_reconcile(run: Run, folder: Path, sqlite_url: str) -
     assert not reader.reconcile()
     reader.close()
     assert studies(sqlite_url) == ["1.2.3"]
+
+
+def test_force_goes_on_though_another_node_was_heard_just_now(run: Run, sqlite_url: str) -> None:
+    engine = open_engine(sqlite_url)
+    IndexWriter.claim_epoch(engine, [], time.time()).node_seen(node_info("n2"), time.time())
+    engine.dispose()
+    code, _, told = run("reconcile")
+    assert code
+    assert "n2" in told
+    assert "--force" in told
+    assert run("reconcile", "--force")[0] == 0
 
 
 def test_an_index_is_made_again_from_the_tiers(run: Run, folder: Path, sqlite_url: str) -> None:
