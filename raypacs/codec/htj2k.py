@@ -26,6 +26,7 @@ Buffer = bytes | bytearray | memoryview
 BASE_SIDE = 64  # PS3.5 section 10.18: the base resolution is at most this wide or high
 DEFAULT_LEVELS = 5
 _RPCL = 2
+_PRECISION = 24  # bits of the decoder's arithmetic where the wavelet is irreversible
 _SIZ_DEPTH = 42  # offset of the first component's depth byte; three bytes a component
 _SOC, _SIZ, _COD, _TLM, _SOT = 0xFF4F, 0xFF51, 0xFF52, 0xFF55, 0xFF90
 
@@ -178,17 +179,22 @@ def decode_frame(data: Buffer, *, skip_resolutions: int = 0) -> Array:
 
 
 def _decode_reduced(data: Buffer, skip_resolutions: int) -> Array:
-    """Decode small with two spare bits and no level shift, then shift and clamp.
+    """Decode with spare bits and no level shift, then shift and clamp.
 
     The decoder lets values outside the depth wrap around; with the depth byte raised and the
-    samples called signed it returns them as they are.
+    samples called signed it returns them as they are. Where the wavelet is irreversible they are
+    scaled to the depth, so that the spare bits are bits after the point.
     """
     header = read_main_header(data)
     bits, samples = header.depths[0], len(header.depths)
+    spare = 2 if header.reversible else max(_PRECISION - bits, 2)
     wide = bytearray(data)
-    _set_depth(wide, samples, min(bits + 2, 32), signed=True)
+    _set_depth(wide, samples, min(bits + spare, 32), signed=True)
     frame = imagecodecs.htj2k_decode(wide, skipres=skip_resolutions, resilient=True)
     values: Array = frame.astype(np.int64 if bits > 28 else np.int32)
+    if not header.reversible:
+        spare = min(bits + spare, 32) - bits
+        values = values + (1 << spare >> 1) >> spare
     low, high = (
         (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if header.signed else (0, (1 << bits) - 1)
     )
