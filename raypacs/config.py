@@ -7,21 +7,17 @@ gives its unit, default and reason; ``docs/configuration.md`` is generated from 
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import socket
 import tomllib
-import types
-import typing
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from raypacs.errors import ConfigError
-
-Model = TypeVar("Model", bound="_Strict")
+from raypacs.parsing import parse as parse
 
 
 class _Strict(BaseModel):
@@ -233,12 +229,24 @@ class TierSettings(_Strict):
     )
     order: int = Field(default=1, ge=1, description="Tier 1 is filled first. Default 1.")
     read_only: bool = Field(default=False, description="No new objects. Default false.")
+    adopted: Literal["", "folder", "orthanc"] = Field(
+        default="",
+        description="An archive that others wrote, served where it lies (`raypacs adopt`): `folder`, "
+        "files in any folders, or `orthanc`, its storage. Nothing is ever written or deleted there, "
+        "so it goes with role `image` and `read_only`. Default empty: a tier of raypacs' own.",
+    )
     reserve_bytes: int = Field(
         default=256 * 1024 * 1024,
         ge=0,
         description="Bytes left free on the file system. Default 256 MiB, because a completely "
         "full disk stops databases and logs as well. Only used where capacity_bytes is 0.",
     )
+
+    @model_validator(mode="after")
+    def _adopted(self) -> TierSettings:
+        if self.adopted and (self.role != "image" or not self.read_only):
+            raise ValueError("an adopted tier has the role `image` and is `read_only`")
+        return self
 
 
 class CompressionRule(_Strict):
@@ -401,46 +409,3 @@ def load_bootstrap(path: Path | None, overrides: dict[str, Any] | None = None) -
             raise ConfigError(f"{path}: not valid TOML: {exc}", file=str(path)) from exc
     values |= {key: value for key, value in (overrides or {}).items() if value is not None}
     return parse(Bootstrap, values, where)
-
-
-def parse(model: type[Model], values: dict[str, Any], where: str) -> Model:
-    """Build ``model`` from ``values``; errors name ``where``, the key and the nearest known key.
-
-    Raises:
-        ConfigError: as said.
-    """
-    try:
-        return model.model_validate(values)
-    except ValidationError as exc:
-        raise ConfigError(
-            "; ".join(_explain(model, error, where) for error in exc.errors()), where=where
-        ) from exc
-
-
-def _explain(model: type[BaseModel], error: Any, where: str) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] != "extra_forbidden":
-        return f"{where}: {key + ': ' if key else ''}{error['msg'].removeprefix('Value error, ')}"
-    known = list(_model_at(model, error["loc"][:-1]).model_fields)
-    near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.5)
-    suggestion = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-    return f"{where}: unknown setting {key!r}; {suggestion}"
-
-
-def _model_at(model: type[BaseModel], loc: tuple[Any, ...]) -> type[BaseModel]:
-    """Return the model that owns the key at ``loc``, walking through tuples of models."""
-    for part in loc:
-        if isinstance(part, int):
-            continue
-        model = _inner_model(model.model_fields[part].annotation) or model
-    return model
-
-
-def _inner_model(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return annotation if issubclass(annotation, BaseModel) else None
-    for argument in typing.get_args(annotation):
-        found = _inner_model(argument)
-        if found is not None:
-            return found
-    return None

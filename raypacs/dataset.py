@@ -36,6 +36,14 @@ _VR_TEXT = {vr: vr.decode() for vr in LONG_VR | _SHORT_VR}
 _DEEPEST = 64
 
 
+class Truncated(MalformedInstance):
+    """The buffer ends before the data set does."""
+
+
+class EndsEarly(Exception):
+    """The beginning of a data set that was read does not hold its whole header."""
+
+
 class Element(NamedTuple):
     """One top-level data element: ``length`` is -1 where it is undefined."""
 
@@ -196,6 +204,46 @@ def scan(buf: Buffer, transfer_syntax_uid: str, offset: int = 0) -> Header:
     return Header(buf, elements, implicit, big, min(pos, end), pixel)
 
 
+def scan_beginning(buf: Buffer, transfer_syntax_uid: str, offset: int, size: int) -> Header:
+    """Walk the elements before Pixel Data where ``buf`` is only the beginning of ``size`` bytes.
+
+    As :func:`scan`, but the value of the last element may lie outside of ``buf``, and fragments of
+    Pixel Data are not walked: what the beginning tells is checked, and nothing else.
+
+    Raises:
+        EndsEarly: the header goes on after ``buf``.
+        MalformedInstance: as :func:`scan`.
+    """
+    big = transfer_syntax_uid == EXPLICIT_VR_BE
+    implicit = transfer_syntax_uid == IMPLICIT_VR_LE
+    walk = _Walk(buf, big_endian=big)
+    elements: list[Element] = []
+    pos = offset
+    try:
+        while pos < size:
+            element = walk.element(pos, implicit)
+            if element.tag >> 16 in (0, 2, 0xFFFE):
+                raise MalformedInstance(
+                    f"found {_show(element.tag)} where a data element is expected", offset=pos
+                )
+            after = element.value_offset + element.length
+            if element.length >= 0 and after > size:
+                raise MalformedInstance(
+                    f"element {_show(element.tag)} claims {element.length} bytes, "
+                    f"{size - element.value_offset} are left: truncated",
+                    offset=pos,
+                )
+            elements.append(element)
+            if element.tag in PIXEL_TAGS:
+                return Header(buf, elements, implicit, big, element.value_offset, element)
+            pos = size if after == size else walk.end_of(element, implicit, 0)
+    except Truncated as exc:
+        if walk.end < size:
+            raise EndsEarly("the header goes on after what was read") from exc
+        raise
+    return Header(buf, elements, implicit, big, pos)
+
+
 def _show(tag: int) -> str:
     return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
@@ -215,7 +263,7 @@ class _Walk:
     def element(self, pos: int, implicit: bool) -> Element:
         """Return the element whose header begins at ``pos``; its value is not checked."""
         if pos + 8 > self.end:
-            raise MalformedInstance("data set ends within an element header", offset=pos)
+            raise Truncated("data set ends within an element header", offset=pos)
         if implicit:
             group, number, length = self._implicit(self.buf, pos)
             tag = group << 16 | number
@@ -228,7 +276,7 @@ class _Walk:
                 vr = _VR_TEXT[code]
             elif code in LONG_VR:
                 if pos + 12 > self.end:
-                    raise MalformedInstance("data set ends within an element header", offset=pos)
+                    raise Truncated("data set ends within an element header", offset=pos)
                 (length,), value = self._long(self.buf, pos + 8), pos + 12
                 vr = _VR_TEXT[code]
             else:
@@ -244,7 +292,7 @@ class _Walk:
         if element.length >= 0:
             end = element.value_offset + element.length
             if end > self.end:
-                raise MalformedInstance(
+                raise Truncated(
                     f"element {_show(element.tag)} claims {element.length} bytes, "
                     f"{self.end - element.value_offset} are left: truncated",
                     offset=element.start,
@@ -259,7 +307,7 @@ class _Walk:
 
     def _item(self, pos: int) -> tuple[int, int]:
         if pos + 8 > self.end:
-            raise MalformedInstance("sequence is truncated", offset=pos)
+            raise Truncated("sequence is truncated", offset=pos)
         group, number, length = self._implicit(self.buf, pos)
         return group << 16 | number, length
 

@@ -17,12 +17,14 @@ from raypacs.dataset import (
     PIXEL_TAGS,
     Buffer,
     Element,
+    EndsEarly,
     Header,
     encodings_of,
     implicit_vr,
     inflate,
     items,
     scan,
+    scan_beginning,
 )
 from raypacs.errors import MalformedInstance
 from raypacs.layout import checked_uid
@@ -46,8 +48,9 @@ __all__ = [
     "DEFLATED", "DEFLATED_EXPLICIT_VR_LE", "ENCAPSULATED_UNCOMPRESSED", "EXPLICIT_VR_BE",
     "EXPLICIT_VR_LE", "HTJ2K_LOSSLESS", "HTJ2K_LOSSLESS_RPCL", "IMPLICIT_VR_LE",
     "KNOWN_TRANSFER_SYNTAXES", "NATIVE", "PIXEL_DATA", "PIXEL_TAGS", "RLE_LOSSLESS", "Buffer",
-    "Element", "Header", "Part10", "describe", "encodings_of", "file_meta", "implicit_vr",
-    "inflate", "is_encapsulated", "items", "scan", "split_part10", "tag_of",
+    "Element", "EndsEarly", "Header", "Part10", "describe", "describe_header", "encodings_of",
+    "file_meta", "implicit_vr", "inflate", "is_encapsulated", "items", "scan", "scan_beginning",
+    "split_part10", "tag_of",
 ]  # fmt: skip
 
 IMPLEMENTATION_CLASS_UID = "2.25.302197540217546211637817203398563019407"
@@ -175,11 +178,41 @@ def describe(  # noqa: PLR0913 - one keyword per field the caller knows
         MalformedInstance: truncated, not in its transfer syntax, or without the UIDs that every
             composite instance has (PS3.3 C.7.2.1, C.7.3.1, C.12.1).
     """
-    deflated = transfer_syntax_uid in DEFLATED
-    if deflated:
+    if transfer_syntax_uid in DEFLATED:
         header = scan(inflate(buf, dataset_offset), EXPLICIT_VR_LE)
     else:
         header = scan(buf, transfer_syntax_uid, dataset_offset)
+    return describe_header(
+        header,
+        transfer_syntax_uid=transfer_syntax_uid,
+        dataset_offset=dataset_offset,
+        tier=tier,
+        path=path,
+        size_bytes=size_bytes,
+        sha256=sha256,
+        source=source,
+        received_at_s=received_at_s,
+    )
+
+
+def describe_header(  # noqa: PLR0913 - one keyword per field the caller knows
+    header: Header,
+    *,
+    transfer_syntax_uid: str,
+    dataset_offset: int,
+    tier: str,
+    path: str,
+    size_bytes: int,
+    sha256: str,
+    source: str,
+    received_at_s: float,
+) -> InstanceRecord:
+    """Describe an instance from its scanned header (of a deflated one, inflated).
+
+    Raises:
+        MalformedInstance: without the UIDs that every composite instance has.
+    """
+    deflated = transfer_syntax_uid in DEFLATED
     number, pixel = header.number, header.pixel
 
     def text(tag: int) -> str:

@@ -20,14 +20,15 @@ LONGEST_FUNCTION = 60
 
 VOCABULARY = {
     *("errors", "records", "uids", "dataset", "dicom", "dicom_json", "config", "layout", "link"),
-    *("moments", "process"),
+    *("moments", "process", "parsing"),
 }
 
 # Room to the rooms (packages or modules directly in raypacs) it may import, besides itself.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "records": set(),
-    "config": {"errors"},
+    "parsing": {"errors"},
+    "config": {"errors", "parsing"},
     "layout": {"errors"},
     "link": {"errors"},
     "moments": set(),
