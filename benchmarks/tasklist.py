@@ -5,6 +5,7 @@ A page is one ask, and every ask counts: what else the machine does is in the fi
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import ExitStack
 from typing import Any
@@ -18,7 +19,7 @@ NAME = "tasklist"
 DESCRIPTION = "task list with filters, paging and counts at 1,000,000 items, on both databases"
 
 _COUNT, _COUNT_QUICK = 1_000_000, 10_000
-_TIMES, _TIMES_QUICK = 100, 20
+_TIMES, _TIMES_QUICK = 200, 20
 _LIMIT_MS = 50.0
 _PAGE = 50
 # The last is as deep as the REST API goes by offset; further pages are asked for by before_id.
@@ -91,8 +92,8 @@ def run(quick: bool, count: int | None) -> list[Figure]:
 
 
 def _figures(page: str, seconds: list[float]) -> list[Figure]:
-    """Return the 99th percentile, beside its limit."""
-    p99_ms = sorted(seconds)[int(len(seconds) * 0.99)] * 1000
+    """Return the 99th percentile (by nearest rank), beside its limit."""
+    p99_ms = sorted(seconds)[math.ceil(len(seconds) * 0.99) - 1] * 1000
     return [limit(f"{page}: p99", "ms", [p99_ms], at_most=_LIMIT_MS)]
 
 

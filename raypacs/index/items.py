@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from raypacs.errors import StaleLease
-from raypacs.index.engine import Txn, add
+from raypacs.index.engine import Txn, add, in_lists
 from raypacs.index.facets import enter, facet_of, leave
 from raypacs.index.schema import dead_attempts, item_counts, work_items
 from raypacs.policy.queue import FINISHED, WAITING, Event, Priority, State, transition
@@ -56,9 +56,40 @@ def waiting_id(conn: sa.Connection, kind: str, study_uid: str) -> int | None:
 
 def make(txn: Txn, kind: str, study_uid: str, values: Mapping[str, Any]) -> int:
     """Insert a SCHEDULED item and count it; return its id."""
-    row: dict[str, Any] = {
+    row = _new(txn, kind) | {"study_uid": study_uid} | dict(values)
+    facet = facet_of(row)
+    made = txn.conn.execute(
+        sa.insert(work_items).values(**row, facet_id=enter(txn, [facet])[facet])
+    )
+    count(txn, {(kind, row["state"]): 1})
+    return int((made.inserted_primary_key or (0,))[0])
+
+
+def make_many(txn: Txn, kind: str, values: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Insert SCHEDULED items of studies of which none waits, and count them; return id by study.
+
+    ``values`` of each: its study_uid and what else differs from a new item, all with the same keys.
+    """
+    rows = [_new(txn, kind) | dict(own) for own in values]
+    facets = [facet_of(row) for row in rows]
+    ids = enter(txn, facets)
+    txn.conn.execute(
+        sa.insert(work_items),
+        [{**row, "facet_id": ids[facet]} for row, facet in zip(rows, facets, strict=True)],
+    )
+    count(txn, {(kind, State.SCHEDULED.value): len(rows)})
+    found: dict[str, int] = {}
+    for uids in in_lists([row["study_uid"] for row in rows]):
+        query = sa.select(work_items.c.study_uid, work_items.c.item_id).where(
+            work_items.c.kind == kind, work_items.c.study_uid.in_(uids), is_waiting
+        )
+        found |= {row.study_uid: row.item_id for row in txn.conn.execute(query)}
+    return found
+
+
+def _new(txn: Txn, kind: str) -> dict[str, Any]:
+    return {
         "kind": kind,
-        "study_uid": study_uid,
         "state": State.SCHEDULED.value,
         "node": "",
         "ae_title": "",
@@ -66,13 +97,6 @@ def make(txn: Txn, kind: str, study_uid: str, values: Mapping[str, Any]) -> int:
         "created_s": txn.now,
         "updated_s": txn.now,
     }
-    row |= values
-    facet = facet_of(row)
-    made = txn.conn.execute(
-        sa.insert(work_items).values(**row, facet_id=enter(txn, [facet])[facet])
-    )
-    count(txn, {(kind, row["state"]): 1})
-    return int((made.inserted_primary_key or (0,))[0])
 
 
 def move(txn: Txn, item: sa.RowMapping, event: Event, **values: Any) -> State:

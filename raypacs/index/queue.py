@@ -23,6 +23,7 @@ from raypacs.index.items import (
     find_where,
     is_running,
     make,
+    make_many,
     move,
     move_many,
     waiting_id,
@@ -60,25 +61,83 @@ def enqueue_due(txn: Txn) -> int:
         sa.select(
             studies.c.study_uid,
             studies.c.generation,
+            studies.c.patient_id,
+            studies.c.source,
             (studies.c.prepare_due_s - studies.c.last_received_s).label("waited_s"),
+            (studies.c.instance_count - studies.c.prepared_count).label("unprepared"),
         )
         .where(studies.c.prepare_due_s <= txn.now)
         .order_by(studies.c.prepare_due_s)
         .limit(_DUE_AT_ONCE)
     ).all()
-    quiet_s = settings.read(txn.conn)[1].quiet_s if due else 0.0
-    made = 0
+    if not due:
+        return 0
+    uids = [study.study_uid for study in due]
+    for some in in_lists(uids):
+        chosen = studies.c.study_uid.in_(some)
+        txn.conn.execute(sa.update(studies).where(chosen).values(prepare_due_s=None))
+    quiet_s = settings.read(txn.conn)[1].quiet_s
+    occupied = _with_open_item(txn.conn, PREPARE, uids)
+    new, made = [], 0
     for study in due:
-        txn.conn.execute(
-            sa.update(studies)
-            .where(studies.c.study_uid == study.study_uid)
-            .values(prepare_due_s=None)
-        )
-        if unprepared_count(txn.conn, study.study_uid):
-            quiet = study.waited_s > quiet_s - 0.001  # sums of floating-point seconds
-            rule = f"no new instance for {quiet_s:g} s" if quiet else "its sender was done"
+        if not study.unprepared:
+            continue
+        quiet = study.waited_s > quiet_s - 0.001  # sums of floating-point seconds
+        rule = f"no new instance for {quiet_s:g} s" if quiet else "its sender was done"
+        if study.study_uid in occupied:
             made += enqueue(txn, PREPARE, study.study_uid, study.generation, Wish(rule=rule))
-    return made
+        else:
+            new.append((study, rule))
+    _prepare_first_time(txn, new)
+    return made + len(new)
+
+
+def _with_open_item(conn: sa.Connection, kind: str, study_uids: Sequence[str]) -> set[str]:
+    """Return the studies of which an item waits or failed, so that it may stand for a new one."""
+    found: set[str] = set()
+    states = [*WAITING, State.FAILED.value]
+    for some in in_lists(study_uids):
+        query = sa.select(work_items.c.study_uid).where(
+            work_items.c.kind == kind,
+            work_items.c.study_uid.in_(some),
+            work_items.c.state.in_(states),
+        )
+        found.update(conn.execute(query).scalars())
+    return found
+
+
+def _prepare_first_time(txn: Txn, due: Sequence[tuple[Any, str]]) -> None:
+    """Make PREPARE items of (row of the study, rule) of which none waits or failed.
+
+    All together: a thousand studies that become due at once must not hold the master up.
+    """
+    if not due:
+        return
+    rows = [
+        {
+            "study_uid": study.study_uid,
+            "generation": study.generation,
+            "due_s": txn.now,
+            "wanted_node": "",
+            "payload": {},
+            "patient_id": study.patient_id,
+            "ae_title": study.source,
+        }
+        for study, _ in due
+    ]
+    ids = make_many(txn, PREPARE, rows)
+    for some in in_lists(ids):
+        failed = sa.and_(studies.c.study_uid.in_(some), studies.c.state == "failed")
+        txn.conn.execute(sa.update(studies).where(failed).values(state="received"))
+    stories = [
+        {
+            "study_uid": study.study_uid,
+            "item_id": ids[study.study_uid],
+            "detail": {"kind": PREPARE, "generation": study.generation, "rule": rule},
+        }
+        for study, rule in due
+    ]
+    audit.record_many(txn, "scheduled", stories)
 
 
 def enqueue(txn: Txn, kind: str, study_uid: str, generation: int, wish: Wish | None = None) -> bool:

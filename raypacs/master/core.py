@@ -243,7 +243,10 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
         self._seal_due(now)
         self._retire_items(now)
         self._sample(now)
-        self._flush_stats(now)
+        if now >= self._due.stats_s:
+            # One batch a tick: after a rush the rest can wait, events cannot.
+            more = self._flush_stats(now)
+            self._due.stats_s = now if more else now + STATS_EVERY_S
         return Ticked(enqueued, tuple(expired), swept, deleted)
 
     def close(self) -> None:
@@ -251,8 +254,8 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
         try:
             now = self._clock()
             self._writer.publish("samples", self._samples(now), now)
-            self._due.stats_s = 0.0
-            self._flush_stats(now)
+            while self._flush_stats(now):
+                pass
             self._tiers.mark(self.epoch, self._writer.sequence(now), self._still_ours)
         except StaleEpoch:
             log.info("a later master writes the statistics", extra={"epoch": self.epoch})
@@ -283,10 +286,10 @@ class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
             for tier in found["tiers"]
         ]
 
-    def _flush_stats(self, now: float) -> None:
-        if now < self._due.stats_s:
-            return
-        self._due.stats_s = now + STATS_EVERY_S
-        while rows := self._writer.outbox(now, STATS_ROWS):
+    def _flush_stats(self, now: float) -> bool:
+        """Write a batch of the statistics that wait; say whether there may be more."""
+        rows = self._writer.outbox(now, STATS_ROWS)
+        if rows:
             stats.append(self._stats_dir, rows, self._writer.site_secret())
             self._writer.outbox_written(rows, now)
+        return len(rows) >= STATS_ROWS
