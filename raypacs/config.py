@@ -231,9 +231,10 @@ class TierSettings(_Strict):
     read_only: bool = Field(default=False, description="No new objects. Default false.")
     adopted: Literal["", "folder", "orthanc"] = Field(
         default="",
-        description="An archive that others wrote, served where it lies (`raypacs adopt`): `folder`, "
-        "files in any folders, or `orthanc`, its storage. Nothing is ever written or deleted there, "
-        "so it goes with role `image` and `read_only`. Default empty: a tier of raypacs' own.",
+        description="An archive that others wrote, served where it lies (`raypacs adopt`): "
+        "`folder`, files in any folders, or `orthanc`, its storage. Nothing is ever written or "
+        "deleted there, so it goes with role `image` and `read_only`. Default empty: a tier of "
+        "raypacs' own.",
     )
     reserve_bytes: int = Field(
         default=256 * 1024 * 1024,

@@ -54,6 +54,12 @@ class NotFound(RaypacsError, LookupError):
     """No such study, series, instance, frame, object or setting."""
 
 
+class ObjectChanged(NotFound):
+    """A file of an adopted archive is not the one that was adopted any more."""
+
+    hint = "`raypacs adopt` again lists what changed; delete the study and adopt it with --deleted"
+
+
 class InvalidQuery(RaypacsError, ValueError):
     """A search with a value that cannot be (limit, offset, date range); names the key."""
 

@@ -116,13 +116,17 @@ class LocalTier:
 
     def size(self, path: str) -> int:
         """Return the size in bytes. Raises NotFound, TierUnavailable."""
+        return self.stat(path).size_bytes
+
+    def stat(self, path: str) -> ObjectInfo:
+        """Return size and time of one object. Raises NotFound, TierUnavailable."""
         try:
             state = os.stat(self.local_path(path))
         except OSError as exc:
             raise self._unavailable(exc, path) from exc
         if not stat.S_ISREG(state.st_mode):
             raise NotFound(f"tier {self.name} has no object {path!r}", tier=self.name, path=path)
-        return state.st_size
+        return ObjectInfo(path, state.st_size, state.st_mtime)
 
     def exists(self, path: str) -> bool:
         """Whether an object with this path is there."""

@@ -48,7 +48,7 @@ class FsspecTier:
             raise ConfigError(f"tier {settings.name}: {settings.url!r}: {exc}") from exc
         protocol = self._fs.protocol
         names = {protocol} if isinstance(protocol, str) else set(protocol)
-        if settings.role != "web" and not names & _DURABLE:
+        if settings.role != "web" and not settings.read_only and not names & _DURABLE:
             raise ConfigError(
                 f"tier {settings.name}: {settings.url!r} cannot store durably, so it cannot have "
                 f"the role {settings.role!r}",
@@ -89,13 +89,17 @@ class FsspecTier:
 
     def size(self, path: str) -> int:
         """Return the size in bytes. Raises NotFound, TierUnavailable."""
+        return self.stat(path).size_bytes
+
+    def stat(self, path: str) -> ObjectInfo:
+        """Return size and time of one object. Raises NotFound, TierUnavailable."""
         try:
             info = self._fs.info(self._full(path))
         except OSError as exc:
             raise self.error(exc, path) from exc
         if info["type"] != "file":
             raise NotFound(f"tier {self.name} has no object {path!r}", path=path)
-        return int(info["size"])
+        return ObjectInfo(path, int(info["size"]), _modified_s(info))
 
     def exists(self, path: str) -> bool:
         """Whether an object with this path is there."""

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from raypacs.config import TierSettings
+from raypacs.storage.adopted import AdoptedTier
 from raypacs.storage.local import LocalTier
 from raypacs.storage.objects import UNLIMITED_BYTES, Buffer, ObjectInfo, ObjectWriter, split_url
 from raypacs.storage.remote import FsspecTier
@@ -88,13 +89,15 @@ class Tier(Protocol):
 
 
 def open_tier(settings: TierSettings) -> Tier:
-    """Open a tier; a local folder is made when it is missing.
+    """Open a tier; a local folder is made when it is missing (but never an adopted one).
 
     Raises:
         ConfigError: it can never be: no such kind of URL, one that cannot store durably for its
             role, a file where a folder should be.
         TierUnavailable: it cannot be reached just now. Nothing else is raised.
     """
+    if settings.adopted:
+        return AdoptedTier(settings)
     if split_url(settings).scheme in ("", "file"):
         return LocalTier(settings)
     return FsspecTier(settings)
