@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 STATS_EVERY_S = 30.0
 # Longer than any caller repeats a call whose answer was lost.
 DELETED_LATELY_S = 300.0
-STATS_ROWS = 5_000
+STATS_ROWS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
