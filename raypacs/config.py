@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from raypacs.compression import CompressionRule as CompressionRule
 from raypacs.errors import ConfigError
 from raypacs.parsing import parse as parse
 
@@ -250,22 +251,6 @@ class TierSettings(_Strict):
         return self
 
 
-class CompressionRule(_Strict):
-    """What to do with instances that match; the first matching rule wins. Empty matches all."""
-
-    name: str = Field(description="Name shown as the reason.")
-    action: Literal["htj2k", "copy"] = Field(description="Transcode, or copy as received.")
-    sop_class_uids: tuple[str, ...] = Field(default=(), description="SOP Class UIDs. Default any.")
-    modalities: tuple[str, ...] = Field(
-        default=(), description="Modality (0008,0060). Default any."
-    )
-    transfer_syntax_uids: tuple[str, ...] = Field(
-        default=(), description="Transfer Syntax UIDs as received. Default any."
-    )
-    sources: tuple[str, ...] = Field(default=(), description="Calling AE titles. Default any.")
-    min_size_bytes: int = Field(default=0, ge=0, description="Smallest size in bytes. Default 0.")
-
-
 class Settings(_Strict):
     """Cluster-wide settings, versioned in the index."""
 
@@ -366,8 +351,8 @@ class Settings(_Strict):
     )
     compression: tuple[CompressionRule, ...] = Field(
         default=(),
-        description="Compression rules, first match wins. Default none: integer images become "
-        "HTJ2K, everything else is copied.",
+        description="Compression rules, first match wins; `raypacs rules test` tries them. Default "
+        "none: integer images become HTJ2K, everything else is copied.",
     )
     max_instance_bytes: int = Field(
         default=4 * 1024**3,

@@ -20,7 +20,7 @@ LONGEST_FUNCTION = 60
 
 VOCABULARY = {
     *("errors", "records", "uids", "dataset", "dicom", "dicom_json", "config", "layout", "link"),
-    *("moments", "process", "parsing"),
+    *("moments", "process", "parsing", "compression"),
 }
 
 # Room to the rooms (packages or modules directly in raypacs) it may import, besides itself.
@@ -28,7 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "records": set(),
     "parsing": {"errors"},
-    "config": {"errors", "parsing"},
+    "compression": set(),
+    "config": {"errors", "parsing", "compression"},
     "layout": {"errors"},
     "link": {"errors"},
     "moments": set(),

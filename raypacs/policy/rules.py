@@ -1,6 +1,7 @@
 """What to compress, how, or copy as it is (FEATURES A6).
 
-1. The first configured rule that matches decides; its name is the reason.
+1. The first configured rule that matches decides; its name is the reason. A rule that says `lossy`
+   prepares without loss as well: the lossy object is a new one (`policy.deriving`).
 2. A rule (or no rule) that says `htj2k` still needs pixels that HTJ2K can carry without loss:
    whole integer samples, one or three a pixel, from a lossless source. Everything else is copied
    as received, with the reason.
@@ -15,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from raypacs import dicom
-from raypacs.config import CompressionRule
+from raypacs.compression import CompressionRule, matches, matches_uid
 from raypacs.records import InstanceRecord
 
 HTJ2K = "htj2k"
@@ -58,7 +59,7 @@ class Choice:
 
 def choose(record: InstanceRecord, rules: Iterable[CompressionRule] = ()) -> Choice:
     """Return how an instance goes into the web cache; see the top of this module."""
-    rule = next((rule for rule in rules if _matches(rule, record)), None)
+    rule = first_match(record, rules)
     if rule is not None and rule.action == "copy":
         return Choice(COPIED, f"rule {rule.name}")
     obstacle = _obstacle(record)
@@ -67,16 +68,33 @@ def choose(record: InstanceRecord, rules: Iterable[CompressionRule] = ()) -> Cho
     return Choice(HTJ2K, f"rule {rule.name}" if rule is not None else "")
 
 
+def first_match(record: InstanceRecord, rules: Iterable[CompressionRule]) -> CompressionRule | None:
+    """Return the rule that decides over an instance; None: there is none."""
+    return next((rule for rule in rules if _matches(rule, record)), None)
+
+
 def _matches(rule: CompressionRule, record: InstanceRecord) -> bool:
-    wanted = (
-        (rule.sop_class_uids, record.sop_class_uid),
-        (rule.modalities, record.modality),
-        (rule.transfer_syntax_uids, record.transfer_syntax_uid),
-        (rule.sources, record.source),
+    """Whether every condition of a rule holds; one that is not set always does."""
+    frame_bits = record.rows * record.columns * record.samples * record.bits_allocated
+    sizes = (
+        (rule.min_size_bytes, record.size_bytes, rule.max_size_bytes),
+        (rule.min_frame_bytes, frame_bits // 8, rule.max_frame_bytes),
+        (rule.min_frames, record.frames, rule.max_frames),
+        (rule.min_rows, record.rows, rule.max_rows),
+        (rule.min_columns, record.columns, rule.max_columns),
     )
-    return record.size_bytes >= rule.min_size_bytes and all(
-        not values or value in values for values, value in wanted
+    if not all(least <= size and (not most or size <= most) for least, size, most in sizes):
+        return False
+    texts = ((rule.modalities, record.modality), (rule.sources, record.source))
+    if not all(
+        not patterns or any(matches(one, text) for one in patterns) for patterns, text in texts
+    ):
+        return False
+    uids = (
+        (rule.sop_classes, record.sop_class_uid),
+        (rule.transfer_syntaxes, record.transfer_syntax_uid),
     )
+    return all(not patterns or matches_uid(patterns, uid) for patterns, uid in uids)
 
 
 def _obstacle(record: InstanceRecord) -> str:
