@@ -19,6 +19,7 @@ class Outcome(StrEnum):
     CONFLICT = "conflict"  # same SOP Instance UID, different bytes: kept aside
     QUARANTINED = "quarantined"  # malformed: kept aside with its reason
     REFUSED = "refused"  # nothing kept (tier full, not authorised)
+    UNDECIDED = "undecided"  # known or a conflict: only checksums can tell, and one is missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,10 @@ class InstanceRecord:
     """One stored instance, as the edge that received it describes it to the index.
 
     ``sha256`` is over the data set bytes as received (without preamble and file meta), so the
-    same data set sent through another door is recognised. ``attributes`` maps DICOM keywords to
-    text (person names decoded, values joined by a backslash) for search (PS3.18 section 10.6).
+    same data set sent through another door is recognised. It is '' for an instance that was adopted
+    and not read whole yet; ``received_at_s`` of an adopted one is the time of its file.
+    ``attributes`` maps DICOM keywords to text (person names decoded, values joined by a backslash)
+    for search (PS3.18 section 10.6).
     ``pixel_offset_bytes`` is the offset of the Pixel Data value in the stored file, -1 without
     pixels; ``pixel_length_bytes`` is -1 for encapsulated (undefined length).
     """
@@ -84,7 +87,8 @@ class Registered:
     STORED: this path is the served one. KNOWN: identical bytes are served from another path; the
     edge may delete the copy it just wrote. CONFLICT: other bytes are served; this copy is kept.
     REFUSED: the study was deleted meanwhile and these bytes go with it. QUARANTINED: the index
-    cannot hold the record; its bytes are kept and listed as kept aside.
+    cannot hold the record; its bytes are kept and listed as kept aside. UNDECIDED: nothing was
+    changed; tell the checksums of this and of the served one, and ask again.
     """
 
     sop_instance_uid: str

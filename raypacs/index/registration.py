@@ -8,14 +8,13 @@ a caller that did not hear the answer may ask again.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
 from raypacs.index import attributes, audit, deletion, ledger, listing, sealing
+from raypacs.index.deciding import Batch, decide
 from raypacs.index.engine import Txn, add, changes, in_lists, insert, insert_many
 from raypacs.index.schema import asides, copies, instances, series, sources, studies
 from raypacs.records import AsideRecord, InstanceRecord, Outcome, Registered
@@ -23,87 +22,42 @@ from raypacs.records import AsideRecord, InstanceRecord, Outcome, Registered
 CONFLICT_REASON = "another object with this SOP Instance UID and other bytes is served"
 
 
-@dataclass
-class _Batch:
-    """What one batch adds up to while it is decided."""
-
-    new: list[InstanceRecord] = field(default_factory=list)
-    conflicts: list[InstanceRecord] = field(default_factory=list)
-    # Bytes per tier that leave the holder's grant (those of conflicts leave it with the aside).
-    spent: Counter[str] = field(default_factory=Counter)
-
-
 def register(
-    txn: Txn, records: Sequence[InstanceRecord], *, holder: str, quiet_s: float
+    txn: Txn,
+    records: Sequence[InstanceRecord],
+    *,
+    holder: str,
+    due_s: float | None,
+    adopted: bool = False,
 ) -> list[Registered]:
     """Register a batch; answers in the order of ``records``.
+
+    ``due_s``: when the studies count as quiet (None: nothing of this is to be prepared by itself).
+    What was ``adopted`` is no intake of its tier.
 
     Raises:
         StudySealed: a study of the batch must be reopened first; nothing was registered.
     """
     sealing.check_open(txn.conn, (record.study_uid for record in records))
-    batch = _Batch()
-    answers = _decide(txn.conn, records, batch)
+    batch = Batch()
+    answers = decide(txn.conn, records, batch)
     for conflict in batch.conflicts:
         aside(txn, _as_aside(conflict), holder=holder)
     if batch.new:
-        _write(txn, batch.new, quiet_s)
+        _write(txn, batch.new, due_s, adopted=adopted)
     ledger.spend(txn, holder, batch.spent)
     return answers
 
 
-def _decide(
-    conn: sa.Connection, records: Sequence[InstanceRecord], batch: _Batch
-) -> list[Registered]:
-    served: dict[str, tuple[str, str, str, str]] = {}
-    for uids in in_lists(record.sop_instance_uid for record in records):
-        found = conn.execute(
-            sa.select(
-                instances.c.sop_instance_uid,
-                instances.c.sha256,
-                instances.c.transfer_syntax_uid,
-                instances.c.tier,
-                instances.c.path,
-            ).where(instances.c.sop_instance_uid.in_(uids))
-        )
-        served |= {row[0]: (row[1], row[2], row[3], row[4]) for row in found}
-    # Bytes with a delete intent are as good as gone: a record that comes late (from recovery, or
-    # again because its answer was not heard) must not bring them back.
-    doomed = deletion.doomed(conn, ((r.study_uid, r.tier, r.path) for r in records))
-    answers = []
-    for record in records:
-        uid = record.sop_instance_uid
-        if (record.tier, record.path) in doomed:
-            answers.append(Registered(uid, record.path, Outcome.REFUSED))
-            continue
-        first = served.get(uid)
-        if first is None:
-            served[uid] = (record.sha256, record.transfer_syntax_uid, record.tier, record.path)
-            batch.new.append(record)
-            outcome = Outcome.STORED
-        elif first[2:] == (record.tier, record.path):
-            answers.append(Registered(uid, record.path, Outcome.STORED))
-            continue
-        elif first[:2] == (record.sha256, record.transfer_syntax_uid):
-            outcome = Outcome.KNOWN
-        else:
-            batch.conflicts.append(record)
-            outcome = Outcome.CONFLICT
-        if outcome != Outcome.CONFLICT:
-            batch.spent[record.tier] += record.size_bytes
-        answers.append(Registered(uid, record.path, outcome))
-    return answers
-
-
-def _write(txn: Txn, new: list[InstanceRecord], quiet_s: float) -> None:
+def _write(txn: Txn, new: list[InstanceRecord], due_s: float | None, *, adopted: bool) -> None:
     by_study: dict[str, list[InstanceRecord]] = {}
     for record in new:
         by_study.setdefault(record.study_uid, []).append(record)
-    generations, relisted = _write_studies(txn, by_study, quiet_s)
+    generations, relisted = _write_studies(txn, by_study, due_s)
     relisted |= _write_series(txn, new)
     listing.enlist(txn.conn, relisted)
     insert_many(txn.conn, instances, [_row(r, generations[r.study_uid]) for r in new])
-    _write_copies(txn, new, generations)
+    _write_copies(txn, new, generations, is_intake=not adopted)
     _write_sources(txn, new)
     audit.record_many(
         txn,
@@ -125,7 +79,7 @@ def _write(txn: Txn, new: list[InstanceRecord], quiet_s: float) -> None:
 
 
 def _write_studies(
-    txn: Txn, by_study: dict[str, list[InstanceRecord]], quiet_s: float
+    txn: Txn, by_study: dict[str, list[InstanceRecord]], due_s: float | None
 ) -> tuple[dict[str, int], set[str]]:
     """Insert or grow the studies.
 
@@ -151,13 +105,15 @@ def _write_studies(
             "instance_count": len(records),
             "size_bytes": sum(record.size_bytes for record in records),
             "last_received_s": txn.now,
-            "prepare_due_s": txn.now + quiet_s,
+            "prepare_due_s": due_s,
             "state": "received",
         }
         if first is None:
             born = {"created_s": txn.now, "accessed_s": txn.now, "source": records[0].source}
             created.append({**row, **born})
         else:
+            if due_s is None:  # what came otherwise is to be prepared all the same
+                row["prepare_due_s"] = first.prepare_due_s
             grown.append({**row, "list_no": first.list_no})
     moved = [row for row in grown if _is_moved(row, known[row["study_uid"]])]
     listing.unlist(txn.conn, [row["study_uid"] for row in moved])
@@ -171,7 +127,7 @@ def _write_studies(
 
 
 def _known_studies(conn: sa.Connection, uids: Iterable[str]) -> dict[str, Any]:
-    names = ("study_uid", "generation", "attributes", "list_no", "study_date")
+    names = ("study_uid", "generation", "attributes", "list_no", "study_date", "prepare_due_s")
     columns = [studies.c[name] for name in (*names, "patient_name_folded")]
     known: dict[str, Any] = {}
     for some in in_lists(uids):
@@ -273,7 +229,9 @@ def _row(record: InstanceRecord, generation: int) -> dict[str, Any]:
     return row
 
 
-def _write_copies(txn: Txn, new: list[InstanceRecord], generations: dict[str, int]) -> None:
+def _write_copies(
+    txn: Txn, new: list[InstanceRecord], generations: dict[str, int], *, is_intake: bool
+) -> None:
     """Count the study's copy, the ledger and the hour's intake on each tier it came to."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for record in new:
@@ -290,10 +248,10 @@ def _write_copies(txn: Txn, new: list[InstanceRecord], generations: dict[str, in
         )
         row["objects"] += 1
         row["size_bytes"] += record.size_bytes
-    count_copies(txn, list(rows.values()))
+    count_copies(txn, list(rows.values()), is_intake=is_intake)
 
 
-def count_copies(txn: Txn, rows: list[dict[str, Any]]) -> None:
+def count_copies(txn: Txn, rows: list[dict[str, Any]], *, is_intake: bool = True) -> None:
     """Add objects and bytes of studies on tiers: copies, ledger, hourly intake."""
     there: set[tuple[str, str]] = set()
     for uids in in_lists({row["study_uid"] for row in rows}):
@@ -306,6 +264,8 @@ def count_copies(txn: Txn, rows: list[dict[str, Any]]) -> None:
         ours = [row for row in rows if row["tier"] == tier]
         size = sum(row["size_bytes"] for row in ours)
         ledger.commit(txn, {tier: size})
+        if not is_intake:  # nothing fills up by it
+            continue
         ledger.took_in(
             txn,
             tier,

@@ -49,8 +49,8 @@ class IndexWriter(QueueWrites, NodeWrites, SealWrites, SiteWrites, Writing):
             IndexUnavailable: the database takes no writes just now.
         """
         with _refusals(), self.transaction(now, durable=True) as txn:
-            quiet_s = settings.read(txn.conn)[1].quiet_s
-            return registration.register(txn, records, holder=holder, quiet_s=quiet_s)
+            due_s = now + settings.read(txn.conn)[1].quiet_s
+            return registration.register(txn, records, holder=holder, due_s=due_s)
 
     def relocate(self, record: InstanceRecord, lost: tuple[str, str], now: float) -> bool:
         """Serve an instance from ``record``'s place, as ``lost`` (tier, path) is empty."""
