@@ -23,12 +23,12 @@ class PackFile:
     def __init__(self, data: bytes) -> None:
         self.data = data
         magic, version, zero, self.token = struct.unpack_from("<4sHH16s", data)
-        assert (magic, version, zero) == (b"RPCK", 1, 0)
+        assert (magic, version, zero) == (b"RPCK", 2, 0)
         footer = data[-56:]
         (self.low, self.low_length, self.rest, index, length, index_crc, rows, own) = (
             struct.unpack_from("<QQQQIIII", footer)
         )
-        assert struct.unpack_from("<HH4s", footer, 48) == (1, 0, b"RPCK")
+        assert struct.unpack_from("<HH4s", footer, 48) == (2, 0, b"RPCK")
         crc(footer[:44], own)
         assert index + length + 56 == len(data)
         section = crc(data[index : index + length], index_crc)
@@ -37,7 +37,10 @@ class PackFile:
         self.instances = {one["sop_instance_uid"]: one for one in self.index["instances"]}
 
     def frames(self, uid: str) -> list[tuple[bytes, bytes]]:
-        """Return (low part, rest) of every prepared frame, or (frame, b"") of copied ones."""
+        """Return (low part, rest) of every prepared frame, or (frame, b"") of copied ones.
+
+        The frame is the rest where the instance has ``low_own``, else low part + rest.
+        """
         one = self.instances[uid]
         first = one.get("first_frame", 0)
         rows = self.table[first : first + one.get("table_rows", 0)]

@@ -106,13 +106,19 @@ def container(bits: int, *, signed: bool) -> np.dtype[Any]:
 
 
 def encode_frame(
-    frame: Array, *, bits_stored: int, signed: bool, colour_transform: bool = False
+    frame: Array,
+    *,
+    bits_stored: int,
+    signed: bool,
+    colour_transform: bool = False,
+    levels: int | None = None,
 ) -> Codestream:
     """Encode one frame, rows x columns or rows x columns x samples, without loss.
 
     ``colour_transform`` applies the reversible colour transform to three samples (Photometric
     Interpretation YBR_RCT, PS3.3 section C.7.6.3.1.2). Values must fit ``bits_stored``:
-    :func:`check_range` tells.
+    :func:`check_range` tells. ``levels`` is at least 1; None: as many as
+    :func:`decomposition_levels` says.
 
     Raises:
         UnsupportedPixels: not an integer array of a shape and depth that HTJ2K can carry here.
@@ -123,7 +129,8 @@ def encode_frame(
     if bits_stored > 8 * frame.dtype.itemsize or frame.dtype.itemsize > 4:
         raise UnsupportedPixels(f"{bits_stored} bits in {frame.dtype}")
     rows, columns = frame.shape[:2]
-    levels = decomposition_levels(rows, columns)
+    if levels is None:
+        levels = decomposition_levels(rows, columns)
     shifted = _level_shifted(frame, bits_stored, signed)
     form: dict[str, Any] = {}
     if samples == 1:

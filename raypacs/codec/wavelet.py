@@ -63,5 +63,7 @@ def approximation(frame: Array) -> Array:
     a few grey levels, and shares no code with it. Used as the independent check in tests.
     """
     rows, columns = (-(-side // 2) for side in frame.shape)
+    if min(frame.shape) == 1:  # nothing to mirror: a single row or column stays as it is
+        frame = np.pad(frame, [(0, int(side == 1)) for side in frame.shape], mode="edge")
     coarse: Array = pywt.dwt2(frame, "bior2.2", mode="reflect")[0] / 2
     return coarse[1 : 1 + rows, 1 : 1 + columns]

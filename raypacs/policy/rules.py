@@ -2,9 +2,9 @@
 
 1. The first configured rule that matches decides; its name is the reason. A rule that says `lossy`
    prepares without loss as well: the lossy object is a new one (`policy.deriving`).
-2. A rule (or no rule) that says `htj2k` still needs pixels that HTJ2K can carry without loss:
-   whole integer samples, one or three a pixel, from a lossless source. Everything else is copied
-   as received, with the reason.
+2. A rule (or no rule) that says `htj2k` still needs pixels that can be coded without loss, from a
+   lossless source: integer samples, one or three a pixel (`htj2k`), floating-point ones
+   (`wavelet`), or single bits (`bits`). Everything else is copied as received, with the reason.
 
 Pure: an instance record and the rules in, a choice out. What only the pixels themselves can tell
 (values outside Bits Stored, damaged frames) is found while preparing, and then copied as well.
@@ -20,6 +20,8 @@ from raypacs.compression import CompressionRule, matches, matches_uid
 from raypacs.records import InstanceRecord
 
 HTJ2K = "htj2k"
+WAVELET = "wavelet"
+BITS = "bits"
 COPIED = "copied"
 
 _JPEG = "1.2.840.10008.1.2.4."
@@ -38,23 +40,30 @@ _LOSSY = {
 _VIDEO = frozenset(_JPEG + str(number) for number in range(100, 109)) | frozenset(
     f"{_JPEG}{number}.1" for number in range(100, 107)
 )
-_LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
+# Their samples are names, not amounts.
+_LABELS = frozenset({"1.2.840.10008.5.1.4.1.1.66.7"})  # Label Map Segmentation Storage
 _ITEM_HEADER_BYTES = 8
 _PHOTOMETRIC = {
     "MONOCHROME1": 1,
     "MONOCHROME2": 1,
+    "PALETTE COLOR": 1,
     "RGB": 3,
     "YBR_FULL": 3,
+    "YBR_FULL_422": 3,
     "YBR_RCT": 3,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The form an instance gets in the web cache (`htj2k` or `copied`), and why."""
+    """The form an instance gets in the web cache, and why.
+
+    ``nearest``: its low resolutions are samples picked out, for averages of them mean nothing.
+    """
 
     form: str
     reason: str
+    nearest: bool = False
 
 
 def choose(record: InstanceRecord, rules: Iterable[CompressionRule] = ()) -> Choice:
@@ -65,7 +74,19 @@ def choose(record: InstanceRecord, rules: Iterable[CompressionRule] = ()) -> Cho
     obstacle = _obstacle(record)
     if obstacle:
         return Choice(COPIED, obstacle)
-    return Choice(HTJ2K, f"rule {rule.name}" if rule is not None else "")
+    reason = f"rule {rule.name}" if rule is not None else ""
+    return Choice(_form(record), reason, nearest=_is_nearest(record))
+
+
+def _form(record: InstanceRecord) -> str:
+    if record.bits_allocated == 1:
+        return BITS
+    return WAVELET if record.bits_stored == 0 else HTJ2K
+
+
+def _is_nearest(record: InstanceRecord) -> bool:
+    labels = record.photometric == "PALETTE COLOR" or record.sop_class_uid in _LABELS
+    return labels and record.bits_allocated != 1
 
 
 def first_match(record: InstanceRecord, rules: Iterable[CompressionRule]) -> CompressionRule | None:
@@ -106,20 +127,27 @@ def _obstacle(record: InstanceRecord) -> str:
     lossy = _LOSSY.get(record.transfer_syntax_uid)
     if lossy:
         return f"lossy compressed ({lossy})"
-    if record.sop_class_uid == _LABEL_MAP_SEGMENTATION:
-        return "label map: averages of labels mean nothing"
-    if record.bits_allocated == 1:
-        return "1-bit samples"
-    if record.bits_stored == 0 or record.bits_allocated == 64:
-        return "floating-point or 64-bit samples"
-    if record.photometric == "PALETTE COLOR":
-        return "PALETTE COLOR: averages of palette entries mean nothing"
+    if record.bits_stored == 0:
+        return _no_floats(record) or _too_few_bytes(record)
     samples = _PHOTOMETRIC.get(record.photometric)
     if samples is None:
         return f"Photometric Interpretation {record.photometric or 'missing'}"
     if samples != record.samples:
         return f"{record.samples} samples per pixel with {record.photometric}"
+    if record.bits_allocated not in (1, 8, 16, 32):
+        return f"{record.bits_allocated} bits allocated"
+    if record.photometric == "YBR_FULL_422" and dicom.is_encapsulated(record.transfer_syntax_uid):
+        return "compressed sub-sampled colour (YBR_FULL_422)"
     return _too_few_bytes(record)
+
+
+def _no_floats(record: InstanceRecord) -> str:
+    """Return why pixels without Bits Stored are no floating-point ones; '' if they can be."""
+    if record.bits_allocated not in (32, 64):
+        return f"{record.bits_allocated} bits allocated without Bits Stored"
+    if record.samples != 1 or dicom.is_encapsulated(record.transfer_syntax_uid):
+        return "floating-point samples in colour or compressed"
+    return ""
 
 
 def _too_few_bytes(record: InstanceRecord) -> str:
@@ -135,6 +163,7 @@ def _too_few_bytes(record: InstanceRecord) -> str:
         needed = record.frames * _ITEM_HEADER_BYTES
         length = length if length > 0 else record.size_bytes
     else:
-        bits = record.rows * record.columns * record.samples * record.bits_allocated
+        samples = 2 if record.photometric == "YBR_FULL_422" else record.samples
+        bits = record.rows * record.columns * samples * record.bits_allocated
         needed = record.frames * bits // 8
     return "fewer pixel bytes than frames" if needed > length else ""

@@ -24,6 +24,7 @@ from raypacs import dicom
 from raypacs.errors import NotFound, PackCorrupt, UnsupportedPixels
 from raypacs.records import PackRef
 from raypacs.storage import pack_format as fmt
+from raypacs.storage.pack_elements import joined_bits, native_element, with_photometric
 from raypacs.storage.pack_format import PackInstance
 from raypacs.storage.tier import Tier
 
@@ -35,12 +36,11 @@ DecodeFrame = Callable[[bytes, PackInstance], bytes]
 _TAIL_BYTES = 64 * 1024
 _PIECE_BYTES = 4 * 1024 * 1024
 _ITEM = struct.Struct("<HHI")
-_PHOTOMETRIC = 0x00280004
 
 
 @dataclass(frozen=True, slots=True)
 class LowFrame:
-    """The low part of one frame: a prefix of its codestream, decodable from ``low_halvings``."""
+    """The low part of one frame: it alone gives the frame halved ``low_halvings`` times."""
 
     sop_instance_uid: str
     frame_number: int
@@ -95,7 +95,8 @@ class Pack:
     def frame_extents(self, sop_uid: str, number: int) -> tuple[Extent, ...]:
         """Return where in the pack file frame ``number`` lies: its bytes are these ranges, joined.
 
-        A prepared frame is a whole HTJ2K codestream, low part first; a copied one is as received.
+        A prepared frame is its code in the instance's form: low part and rest, or the rest where
+        the low part is a code of its own. A copied one is as received.
 
         Raises:
             NotFound: no such instance or frame.
@@ -108,10 +109,12 @@ class Pack:
         if instance.form == fmt.COPIED:
             return ((instance.object_offset + row[0], row[1]),)
         low, rest, low_length, rest_length = row[:4]
+        if instance.low_own:
+            return ((rest, rest_length),)
         return ((low, low_length), (rest, rest_length))
 
     def read_frame(self, sop_uid: str, number: int) -> bytes:
-        """Return one frame, checked: a codestream, or a frame as received.
+        """Return one frame, checked: its code in the instance's form, or a frame as received.
 
         Raises:
             NotFound: no such instance or frame. PackCorrupt: the CRC-32 differs.
@@ -124,7 +127,16 @@ class Pack:
         if instance.form == fmt.COPIED:
             return self._read(instance.object_offset + row[0], row[1], row[2])
         low, rest, low_length, rest_length, low_crc, rest_crc = row
-        return self._read(low, low_length, low_crc) + self._read(rest, rest_length, rest_crc)
+        data = self._read(rest, rest_length, rest_crc)
+        return data if instance.low_own else self._read(low, low_length, low_crc) + data
+
+    def read_rest(self, sop_uid: str, number: int) -> bytes:
+        """Return what follows the low part of a prepared frame, checked: as :meth:`read_low`."""
+        instance = self.instance(sop_uid)
+        row = self._row(instance, number)
+        if row is None or instance.form == fmt.COPIED:
+            raise UnsupportedPixels("copied objects have no low resolution")
+        return self._read(row[1], row[3], row[5])
 
     def read_low(self, sop_uid: str, number: int) -> bytes:
         """Return the low part of one prepared frame, checked. Raises as :meth:`read_frame`."""
@@ -147,7 +159,7 @@ class Pack:
         start, length = self.low_extent()
         data = self._tier.read(self._ref.pack_path, start, length)
         for instance in self._index.instances:
-            if instance.form != fmt.HTJ2K:
+            if instance.form == fmt.COPIED:
                 continue
             for number in range(1, instance.frames + 1):
                 row = self._row(instance, number)
@@ -316,6 +328,8 @@ class Pack:
                 continue
             for number in range(1, instance.frames + 1):
                 self.read_frame(uid, number)
+                if instance.low_own:
+                    self.read_low(uid, number)
 
     def check_headers(self) -> None:
         """Read the whole header sidecar. Raises NotFound, PackCorrupt."""
@@ -336,7 +350,8 @@ class Pack:
         """Return an instance as a Part 10 file, in pieces of at most a frame.
 
         ``transfer_syntax_uid``: that of the pack (default), or Explicit VR Little Endian with
-        ``decode``, which gives the native bytes of a codestream.
+        ``decode``, which gives the native bytes of a frame's code; those of single bits padded to
+        whole bytes.
 
         Raises:
             NotFound: no such instance. PackCorrupt: damaged.
@@ -348,7 +363,8 @@ class Pack:
             return self._object_pieces(instance)
         if instance.form == fmt.HTJ2K and wanted == instance.transfer_syntax_uid:
             return self._encapsulated(instance)
-        if instance.form == fmt.HTJ2K and wanted == dicom.EXPLICIT_VR_LE and decode is not None:
+        coded = instance.form != fmt.COPIED
+        if coded and wanted == dicom.EXPLICIT_VR_LE and decode is not None:
             return self._native(instance, decode)
         raise UnsupportedPixels(
             f"the pack holds {instance.transfer_syntax_uid}, not {wanted}",
@@ -399,28 +415,18 @@ class Pack:
 
     def _native(self, instance: PackInstance, decode: DecodeFrame) -> Iterator[bytes]:
         uid = instance.sop_instance_uid
-        pixels = instance.rows * instance.columns * instance.samples
-        length = instance.frames * pixels * instance.bits_allocated // 8
+        samples = instance.rows * instance.columns * instance.samples
+        length = -(-instance.frames * samples * instance.bits_allocated // 8)
         padding = length % 2
         if length + padding >= 0xFFFFFFFF:
             raise UnsupportedPixels("decoded pixels are longer than an element can be (PS3.5 7.1)")
-        # OB holds at most 8 bits a sample in native form (PS3.5 8.2, A.2), whatever came in.
-        vr = b"OW" if instance.bits_allocated > 8 else (instance.pixel_vr or "OB").encode()
+        tag, vr = native_element(instance)
         yield self._head(instance, dicom.EXPLICIT_VR_LE) + struct.pack(
-            "<HH2sHI", 0x7FE0, 0x0010, vr, 0, length + padding
+            "<HH2sHI", tag >> 16, tag & 0xFFFF, vr, 0, length + padding
         )
-        for number in range(1, instance.frames + 1):
-            yield decode(self.read_frame(uid, number), instance)
+        frames = (
+            decode(self.read_frame(uid, number), instance)
+            for number in range(1, instance.frames + 1)
+        )
+        yield from joined_bits(frames, samples) if instance.form == fmt.BITS else frames
         yield b"\0" * padding + self._header_and_trailer(uid)[1]
-
-
-def with_photometric(header: bytes, photometric: str) -> bytes:
-    """Return an Explicit VR Little Endian header with another Photometric Interpretation."""
-    element = dicom.scan(header, dicom.EXPLICIT_VR_LE).element(_PHOTOMETRIC)
-    if element is None:
-        return header
-    value = photometric.encode("ascii")
-    value += b" " * (len(value) % 2)
-    replaced = struct.pack("<HH2sH", 0x0028, 0x0004, b"CS", len(value)) + value
-    end = element.value_offset + element.length
-    return header[: element.start] + replaced + header[end:]

@@ -13,7 +13,9 @@ from raypacs.errors import PackCorrupt
 
 PACK_MAGIC = b"RPCK"
 SIDECAR_MAGIC = b"RPHD"
-VERSION = 1
+VERSIONS = {PACK_MAGIC: 2, SIDECAR_MAGIC: 1}
+"""The versions that are written."""
+_KNOWN = {PACK_MAGIC: (1, 2), SIDECAR_MAGIC: (1,)}
 HEAD = struct.Struct("<4sHH16s8x")  # magic, version, 0, token
 FOOTER = struct.Struct("<QQQQIIIIHH4s")
 FRAME = struct.Struct("<IIII")  # prepared: low length, rest length, CRC of low, CRC of rest
@@ -151,7 +153,7 @@ class SidecarIndex:
 
 def head(magic: bytes, token: str) -> bytes:
     """Return the first 32 bytes of a pack or sidecar."""
-    return HEAD.pack(magic, VERSION, 0, token.encode("ascii"))
+    return HEAD.pack(magic, VERSIONS[magic], 0, token.encode("ascii"))
 
 
 def check_head(data: bytes, magic: bytes, what: str) -> str:
@@ -165,9 +167,14 @@ def check_head(data: bytes, magic: bytes, what: str) -> str:
     found, version, _, token = HEAD.unpack_from(data)
     if found != magic:
         raise PackCorrupt(f"{what} does not begin with {magic.decode()}")
-    if version != VERSION:
-        raise PackCorrupt(f"{what} has format version {version}, this reader knows {VERSION}")
+    _check_version(version, magic, what)
     return str(token.decode("ascii", "replace"))
+
+
+def _check_version(version: int, magic: bytes, what: str) -> None:
+    known = _KNOWN[magic]
+    if version not in known:
+        raise PackCorrupt(f"{what} has format version {version}, this reader knows {known[-1]}")
 
 
 def encode_pack_index(index: PackIndex) -> bytes:
@@ -200,7 +207,7 @@ def encode_pack_footer(footer: PackFooter) -> bytes:
         footer.index_crc32,
         footer.table_rows,
         0,
-        VERSION,
+        VERSIONS[PACK_MAGIC],
         0,
         PACK_MAGIC,
     )
@@ -221,8 +228,7 @@ def decode_pack_footer(data: bytes, size_bytes: int) -> PackFooter:
     intact = magic == PACK_MAGIC and reserved == 0
     if not intact or crc != zlib.crc32(data[-FOOTER.size : -12]):
         raise PackCorrupt("pack has no intact footer: cut off or damaged")
-    if version != VERSION:
-        raise PackCorrupt(f"pack has format version {version}, this reader knows {VERSION}")
+    _check_version(version, PACK_MAGIC, "pack")
     footer = PackFooter(*values[:7])
     if footer.index_offset + footer.index_length + FOOTER.size != size_bytes:
         raise PackCorrupt("pack has another size than its footer says")
@@ -276,7 +282,8 @@ def encode_sidecar_tail(index: SidecarIndex, offset: int) -> bytes:
         ],
     }
     data = zlib.compress(json.dumps(text, separators=(",", ":")).encode(), 6)
-    tail = struct.pack("<QIIHH", offset, len(data), zlib.crc32(data), VERSION, 0)
+    version = VERSIONS[SIDECAR_MAGIC]
+    tail = struct.pack("<QIIHH", offset, len(data), zlib.crc32(data), version, 0)
     return data + tail + struct.pack("<I", zlib.crc32(tail)) + SIDECAR_MAGIC
 
 
@@ -295,8 +302,7 @@ def decode_sidecar_footer(data: bytes) -> tuple[int, int, int]:
     offset, length, crc, version, _, own = struct.unpack("<QIIHHI", tail[:-4])
     if own != zlib.crc32(tail[:-8]):
         raise PackCorrupt("footer of the header sidecar is damaged")
-    if version != VERSION:
-        raise PackCorrupt(f"header sidecar has format version {version}")
+    _check_version(version, SIDECAR_MAGIC, "header sidecar")
     return offset, length, crc
 
 

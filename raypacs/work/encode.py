@@ -2,125 +2,190 @@
 
 from __future__ import annotations
 
-import struct
 import zlib
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from raypacs import dicom
-from raypacs.codec import htj2k, inbound
-from raypacs.codec.fragments import Extent, frame_fragments
-from raypacs.codec.pixel_layout import PixelLayout, native_frame
+from raypacs.codec import bits, floats, htj2k
+from raypacs.codec.fragments import Extent
+from raypacs.codec.pixel_layout import Array, PixelLayout, sample_values
 from raypacs.codec.registry import codec_of
 from raypacs.errors import ProofFailed, UnsupportedPixels
+from raypacs.policy import rules
 from raypacs.storage import pack_format
+from raypacs.work.frame_reader import FloatReader, FrameReader, encapsulated_frames
 from raypacs.work.source import Source
 
-_EXTENDED_OFFSET_TABLE = 0x7FE00001
+Buffer = bytes | bytearray | memoryview
+
 _CRC_PIECE_BYTES = 4 * 1024 * 1024
+_DIFFERS = "proof failed: a frame decoded again differs from its source"
+_PIXEL_PRESENTATION = b"\x08\0\x05\x92CS"
+_LOOK_BYTES = 16 * 1024
 
 
 @dataclass(slots=True)
 class EncodedFrames:
-    """Codestreams of consecutive frames, each split into low part and rest, and their table."""
+    """Codes of consecutive frames, each split into low part and rest, and their table."""
 
+    form: str = rules.HTJ2K
     transfer_syntax_uid: str = ""
     levels: int = 0
     low_halvings: int = 0
+    low_own: bool = False
     colour_transform: bool = False
     photometric: str = ""
+    high_bit: int | None = None
+    pixel_vr: str = ""
     lows: list[memoryview] = field(default_factory=list)
     rests: list[memoryview] = field(default_factory=list)
     table: list[bytes] = field(default_factory=list)
     raw_bytes: int = 0
 
-    def add(self, stream: htj2k.Codestream, low_resolution: int) -> None:
+    def add(self, low: Buffer, rest: Buffer) -> None:
         """Append one frame."""
-        view = memoryview(stream.data)
-        split = stream.resolution_ends[low_resolution]
-        low, rest = view[:split], view[split:]
-        self.lows.append(low)
-        self.rests.append(rest)
+        self.lows.append(memoryview(low))
+        self.rests.append(memoryview(rest))
         self.table.append(
             pack_format.FRAME.pack(len(low), len(rest), zlib.crc32(low), zlib.crc32(rest))
         )
 
 
-def encode_frames(source: Source, first: int, count: int) -> EncodedFrames:
+def encode_frames(
+    source: Source, first: int, count: int, *, nearest: bool = False
+) -> EncodedFrames:
     """Encode frames ``first`` to ``first + count`` (from 0) of an instance, each with its proof.
+
+    The form follows from the pixels: floating point, single bits, or integers. ``nearest``: low
+    resolutions are samples picked out, since averages of them mean nothing.
 
     Raises:
         UnsupportedPixels: a frame cannot be decoded beyond doubt, or not be coded without loss.
-        ProofFailed: a codestream, decoded again, differed from its frame.
+        ProofFailed: a code, decoded again, differed from its frame.
     """
-    layout = PixelLayout.of(source.record)
     if source.pixel_tag() != dicom.PIXEL_DATA:
-        raise UnsupportedPixels("floating-point samples")
+        return _encode_floats(source, range(first, first + count))
+    layout = PixelLayout.of(source.record)
     frames = FrameReader(source, layout)
-    result = EncodedFrames(
-        colour_transform=layout.samples == 3 and layout.decoded_photometric == "RGB",
-        photometric=layout.decoded_photometric,
-    )
+    result = EncodedFrames(photometric=layout.decoded_photometric, pixel_vr=source.pixel_vr())
+    if layout.bits_allocated == 1:
+        _be_native(result, rules.BITS, layout.rows, layout.columns)
+    else:
+        result.colour_transform = layout.samples == 3 and layout.decoded_photometric == "RGB"
+        result.low_own = nearest or _is_palette(source)
+        if layout.shift:
+            result.high_bit = layout.bits_stored - 1
     for number in range(first, first + count):
-        _encode_one(frames.read(number), layout, result)
-        result.raw_bytes += layout.frame_bytes
+        if result.form == rules.BITS:
+            _encode_bits(frames.read(number), result)
+        else:
+            _encode_one(sample_values(frames.read(number), layout), layout, result)
+        result.raw_bytes += layout.decoded_bytes
     return result
 
 
-def _encode_one(frame: htj2k.Array, layout: PixelLayout, result: EncodedFrames) -> None:
-    reason = htj2k.check_range(frame, bits_stored=layout.bits_stored, signed=layout.signed)
-    if reason:
-        raise UnsupportedPixels(reason)
-    codec = codec_of("htj2k")
+def _encode_one(frame: Array, layout: PixelLayout, result: EncodedFrames) -> None:
+    codec = codec_of(rules.HTJ2K)
     stream = codec.encode(
         frame,
         bits_stored=layout.bits_stored,
         signed=layout.signed,
         colour_transform=result.colour_transform,
+        levels=1 if result.low_own else None,
     )
     if not htj2k.same_samples(codec.decode(stream.data), frame):
-        raise ProofFailed("proof failed: a frame decoded again differs from its source")
+        raise ProofFailed(_DIFFERS)
     if not result.transfer_syntax_uid:  # the same for all frames of one size
-        result.transfer_syntax_uid = htj2k.transfer_syntax(stream.data)
         result.levels = stream.levels
-        low = htj2k.low_resolution(layout.rows, layout.columns, stream.levels)
-        result.low_halvings = stream.levels - low
-    result.add(stream, result.levels - result.low_halvings)
+        if result.low_own:
+            # Resolutions of the codestream are averages, which nobody should be led to.
+            result.transfer_syntax_uid = dicom.HTJ2K_LOSSLESS
+            result.low_halvings = _halvings(layout.rows, layout.columns)
+        else:
+            result.transfer_syntax_uid = htj2k.transfer_syntax(stream.data)
+            low = htj2k.low_resolution(layout.rows, layout.columns, stream.levels)
+            result.low_halvings = stream.levels - low
+    if result.low_own:
+        small = bits.nearest(frame, result.low_halvings)
+        low_stream = codec.encode(
+            small,
+            bits_stored=layout.bits_stored,
+            signed=layout.signed,
+            colour_transform=result.colour_transform,
+            levels=1,
+        )
+        if not htj2k.same_samples(codec.decode(low_stream.data), small):
+            raise ProofFailed(_DIFFERS)
+        result.add(low_stream.data, stream.data)
+        return
+    view = memoryview(stream.data)
+    split = stream.resolution_ends[result.levels - result.low_halvings]
+    result.add(view[:split], view[split:])
 
 
-class FrameReader:
-    """Reads frames of an instance by number (from 0), native or encapsulated."""
-
-    def __init__(self, source: Source, layout: PixelLayout) -> None:
-        """Raises UnsupportedPixels: frames and Pixel Data do not fit together."""
-        self._source, self._layout = source, layout
-        self._vr = source.pixel_vr()
-        self._fragments: list[list[Extent]] = []
-        if dicom.is_encapsulated(source.transfer_syntax_uid):
-            self._fragments = encapsulated_frames(source, layout.frames)
-        elif source.pixel_length < layout.frames * layout.frame_bytes:
-            raise UnsupportedPixels(
-                f"Pixel Data of {source.pixel_length} bytes is too short for {layout.frames} frames"
-            )
-
-    def read(self, number: int) -> htj2k.Array:
-        """Return one frame, rows x columns [x samples]. Raises UnsupportedPixels."""
-        size = self._layout.frame_bytes
-        if not self._fragments:
-            data = self._source.read(self._source.pixel_offset + number * size, size)
-            return native_frame(data, self._layout, vr=self._vr)
-        parts = [bytes(self._source.read(*extent)) for extent in self._fragments[number]]
-        return inbound.encapsulated_frame(b"".join(parts), self._layout)
+def _encode_bits(frame: Array, result: EncodedFrames) -> None:
+    rows, columns = frame.shape
+    code = bits.encode_frame(frame)
+    if not np.array_equal(bits.decode_frame(code, rows=rows, columns=columns), frame):
+        raise ProofFailed(_DIFFERS)
+    if result.low_own:
+        result.add(bits.encode_frame(bits.nearest(frame, result.low_halvings)), code)
+    else:
+        result.add(code, b"")
 
 
-def encapsulated_frames(source: Source, frames: int) -> list[list[Extent]]:
-    """Return where the fragments of each frame lie. Raises UnsupportedPixels."""
-    raw = source.header().raw(_EXTENDED_OFFSET_TABLE)
-    extended = struct.unpack_from(f"<{len(raw) // 8}Q", raw)
+def _encode_floats(source: Source, numbers: range) -> EncodedFrames:
+    frames, record = FloatReader(source), source.record
+    result = EncodedFrames(photometric=record.photometric, pixel_vr=frames.pixel_vr)
+    _be_native(result, rules.WAVELET, record.rows, record.columns)
+    for number in numbers:
+        frame = frames.read(number)
+        code = floats.encode_frame(frame)
+        decoded = floats.decode_frame(
+            code, rows=record.rows, columns=record.columns, bits=record.bits_allocated
+        )
+        if not floats.same_bits(decoded, frame):
+            raise ProofFailed(_DIFFERS)
+        if result.low_own:
+            result.add(floats.encode_low(frame, result.low_halvings), code)
+        else:
+            result.add(code, b"")
+        result.raw_bytes += frames.frame_bytes
+    return result
 
-    def read(offset: int, length: int) -> bytes:
-        return bytes(source.read(offset, length))
 
-    return frame_fragments(read, source.pixel_offset, frames, extended)
+def _be_native(result: EncodedFrames, form: str, rows: int, columns: int) -> None:
+    """Note a form that no transfer syntax has: decoded, its frames are native.
+
+    A frame of at most 64 x 64 is its own low resolution.
+    """
+    result.form = form
+    result.transfer_syntax_uid = dicom.EXPLICIT_VR_LE
+    result.low_halvings = _halvings(rows, columns)
+    result.low_own = result.low_halvings > 0
+
+
+def _halvings(rows: int, columns: int) -> int:
+    """Return how often the longer side is halved until it is at most 64."""
+    side = max(rows, columns)
+    return next(count for count in range(32) if -(-side >> count) <= htj2k.BASE_SIDE)
+
+
+def _is_palette(source: Source) -> bool:
+    """Whether grey samples are mapped through a supplemental palette (PS3.3 section C.8.15.3.1.1).
+
+    Pixel Presentation (0008,9205) says so, near the beginning of a data set.
+    """
+    if source.record.photometric != "MONOCHROME2" or source.record.frames == 0:
+        return False
+    plain = source.plain_header(_LOOK_BYTES)
+    if plain:
+        at = plain.find(_PIXEL_PRESENTATION)
+        value = plain[at + 8 : at + 24].lstrip(b"\0") if at >= 0 else b""
+        return value.startswith((b"COLOR", b"MIXED"))
+    return source.header().text(0x00089205) in ("COLOR", "MIXED")
 
 
 def copied_table(source: Source) -> bytes:
@@ -145,11 +210,11 @@ def _whole_frames(source: Source) -> list[Extent]:
         except UnsupportedPixels:
             return []
         return [frame[0] for frame in frames] if all(len(f) == 1 for f in frames) else []
-    bits = record.rows * record.columns * record.samples * record.bits_allocated
+    length = record.rows * record.columns * record.samples * record.bits_allocated
     if record.photometric == "YBR_FULL_422":
-        bits = bits * 2 // 3
-    size = bits // 8
-    if bits == 0 or bits % 8 or record.frames * size > record.pixel_length_bytes:
+        length = length * 2 // 3
+    size = length // 8
+    if length == 0 or length % 8 or record.frames * size > record.pixel_length_bytes:
         return []
     return [(record.pixel_offset_bytes + n * size, size) for n in range(record.frames)]
 

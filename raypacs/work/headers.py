@@ -18,6 +18,7 @@ from raypacs.dicom import Element, Header
 
 _PHOTOMETRIC = 0x00280004
 _PLANAR = 0x00280006
+_HIGH_BIT = 0x00280102
 _PIXEL_REPRESENTATION = 0x00280103
 _TRAILING_PADDING = 0xFFFCFFFC
 _OFFSET_TABLES = frozenset({0x7FE00001, 0x7FE00002})  # of the source's own fragments
@@ -27,11 +28,14 @@ _SWAPPED_BYTES |= {"FD": 8, "OD": 8, "OV": 8, "SV": 8, "UV": 8}
 _LONGEST_REMEMBERED_BYTES = 16 * 1024
 
 
-def explicit_header(header: Header, *, photometric: str, interleaved: bool) -> bytes:
+def explicit_header(
+    header: Header, *, photometric: str, interleaved: bool, high_bit: int | None = None
+) -> bytes:
     """Return everything before Pixel Data, ready for decoded samples.
 
     ``photometric`` is that of the decoded samples; ``interleaved`` sets Planar Configuration to 0
-    where it is present (PS3.3 section C.7.6.3.1.3). Offset tables of the source are left out, and
+    where it is present (PS3.3 section C.7.6.3.1.3); ``high_bit`` is set where the samples were
+    shifted down (None: they were not). Offset tables of the source are left out, and
     group lengths where they might be wrong (retired, PS3.5 section 7.2).
 
     Raises:
@@ -42,6 +46,8 @@ def explicit_header(header: Header, *, photometric: str, interleaved: bool) -> b
         changed[_PHOTOMETRIC] = _element(_PHOTOMETRIC, "CS", _text(photometric))
     if interleaved and header.number(_PLANAR) != 0:
         changed[_PLANAR] = _element(_PLANAR, "US", b"\0\0")
+    if high_bit is not None:
+        changed[_HIGH_BIT] = _element(_HIGH_BIT, "US", struct.pack("<H", high_bit))
     if header.implicit or header.big_endian:
         return _converted(header, changed, header.number(_PIXEL_REPRESENTATION) == 1)
     return _spliced(header, changed)

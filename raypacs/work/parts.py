@@ -68,6 +68,7 @@ class PieceResult:
     rest_length: int = 0
     levels: int = 0
     low_halvings: int = 0
+    low_own: bool = False
     colour_transform: bool = False
     photometric: str = ""
     pixel_vr: str = ""

@@ -166,9 +166,9 @@ class _ChunkWork:
         choice = rules.choose(record, self.context.compression)
         with Source(tier, record, self.scratch, whole_bytes=_WHOLE_BYTES) as source:
             reason = choice.reason
-            if choice.form == rules.HTJ2K:
+            if choice.form != rules.COPIED:
                 try:
-                    return self._prepared(piece, source, reason)
+                    return self._prepared(piece, source, choice)
                 except _NOT_PREPARED as exc:
                     reason = str(exc)
                 except _UNFORESEEN as exc:
@@ -178,23 +178,24 @@ class _ChunkWork:
                     reason = f"cannot be transcoded: {type(exc).__name__}"
             return self._copied(piece, source, reason)
 
-    def _prepared(self, piece: Piece, source: Source, reason: str) -> PieceResult:
-        encoded = encode_frames(source, piece.first, piece.count)
+    def _prepared(self, piece: Piece, source: Source, choice: rules.Choice) -> PieceResult:
+        encoded = encode_frames(source, piece.first, piece.count, nearest=choice.nearest)
         result = PieceResult(
             record=piece.record,
             first=piece.first,
             count=piece.count,
-            form=rules.HTJ2K,
-            reason=reason,
+            form=encoded.form,
+            reason=choice.reason,
             transfer_syntax_uid=encoded.transfer_syntax_uid,
             table=b"".join(encoded.table),
             low_length=sum(map(len, encoded.lows)),
             rest_length=sum(map(len, encoded.rests)),
             levels=encoded.levels,
             low_halvings=encoded.low_halvings,
+            low_own=encoded.low_own,
             colour_transform=encoded.colour_transform,
             photometric=encoded.photometric,
-            pixel_vr=source.pixel_vr(),
+            pixel_vr=encoded.pixel_vr,
             raw_bytes=encoded.raw_bytes,
         )
         if piece.first == 0:
@@ -290,12 +291,16 @@ def _explicit_header(source: Source, encoded: EncodedFrames) -> bytes:
     """Return the header in Explicit VR Little Endian, as it goes with decoded samples."""
     record = source.record
     as_it_is = encoded.photometric == record.photometric and not record.planar_configuration
+    as_it_is = as_it_is and encoded.high_bit is None
     plain = source.plain_header() if as_it_is else b""
     if plain:
         # A group length before Pixel Data would be wrong for codestreams.
         return plain[:-12] if plain[-12:-8] == _PIXEL_GROUP_LENGTH else plain
     header = explicit_header(
-        source.header(), photometric=encoded.photometric, interleaved=record.samples > 1
+        source.header(),
+        photometric=encoded.photometric,
+        interleaved=record.samples > 1,
+        high_bit=encoded.high_bit,
     )
     if dicom.is_encapsulated(source.transfer_syntax_uid):
         return with_native_icons(header, source.transfer_syntax_uid)

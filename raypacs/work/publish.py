@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from raypacs import layout
@@ -17,6 +18,7 @@ from raypacs.storage.pack_writer import DeflatedBlock, PackWriter, SidecarWriter
 from raypacs.storage.tier import Tier
 from raypacs.work.parts import PartBlock, PartResult, PieceResult, PrepareContext
 from raypacs.work.source import find_tier, tier_of
+from raypacs.work.volume import series_volume
 
 _PIECE_BYTES = 1024 * 1024
 
@@ -40,11 +42,14 @@ def publish_series(parts: Sequence[PartResult], context: PrepareContext) -> Prep
     _drop_unfinished(web, (header_path, path))
     # The sidecar is flushed while the pack is being written, and waited for before that is seen.
     with (
-        ThreadPoolExecutor(1) as beside,
+        ThreadPoolExecutor(2) as beside,
         PackWriter(web, path, token=token) as pack,
     ):
         sidecar = beside.submit(series.write_sidecar, header_path, web)
+        volume = beside.submit(series_volume, ordered, web, series.stays_prepared)
         index = series.write_pack(pack, web)
+        if (made := volume.result()) is not None:
+            index = replace(index, volume=pack.write_object([made]))
         header_bytes = sidecar.result()
         pack_bytes = pack.finish(index)
     return PreparedSeries(
@@ -161,6 +166,10 @@ class _Series:
             table=b"".join(table),
         )
 
+    def stays_prepared(self, piece: PieceResult) -> bool:
+        """Whether a piece is served as it was prepared: no frame of its instance failed."""
+        return not self._is_copied(piece)
+
     def _is_copied(self, piece: PieceResult) -> bool:
         return piece.record.sop_instance_uid in self._copied
 
@@ -225,7 +234,7 @@ class _Series:
 
 def _is_whole(pieces: Sequence[PieceResult]) -> bool:
     """Whether all frames of an instance were prepared."""
-    return all(piece.form == rules.HTJ2K for piece in pieces) and (
+    return all(piece.form != rules.COPIED for piece in pieces) and (
         sum(piece.count for piece in pieces) == pieces[0].record.frames
     )
 
@@ -233,7 +242,7 @@ def _is_whole(pieces: Sequence[PieceResult]) -> bool:
 def _prepared_fields(pieces: Sequence[PieceResult]) -> dict[str, Any]:
     piece = pieces[0]
     return _common_fields(piece.record) | {
-        "form": rules.HTJ2K,
+        "form": piece.form,
         "reason": piece.reason,
         "transfer_syntax_uid": piece.transfer_syntax_uid,
         "photometric": piece.photometric,
@@ -241,6 +250,7 @@ def _prepared_fields(pieces: Sequence[PieceResult]) -> dict[str, Any]:
         "pixel_vr": piece.pixel_vr,
         "levels": piece.levels,
         "low_halvings": piece.low_halvings,
+        "low_own": piece.low_own,
         "raw_bytes": sum(one.raw_bytes for one in pieces),
         "lossless_proven": True,
     }

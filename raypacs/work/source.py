@@ -131,15 +131,16 @@ class Source:
             end = self.pixel_offset - (8 if self._syntax == dicom.IMPLICIT_VR_LE else 12)
         return dicom.scan(self.read(0, end), self._syntax, start)
 
-    def plain_header(self) -> bytes:
+    def plain_header(self, most_bytes: int = 2**32) -> bytes:
         """Return the bytes before Pixel Data if they are Explicit VR Little Endian, else b''.
 
-        Nothing is scanned: where Pixel Data begins is known from when the instance was received.
+        At most ``most_bytes`` of them. Nothing is scanned: where Pixel Data begins is known from
+        when the instance was received.
         """
         start, end = self.record.dataset_offset_bytes, self.pixel_offset - 12
         if self.transfer_syntax_uid != dicom.EXPLICIT_VR_LE or end <= start:
             return b""
-        return bytes(self.read(start, end - start))
+        return bytes(self.read(start, min(end - start, most_bytes)))
 
     def pixel_tag(self) -> int:
         """Return the tag of the element whose value lies at ``pixel_offset``."""

@@ -165,13 +165,16 @@ def test_rubbish_is_refused(uid: str) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"bits_allocated": 1, "bits_stored": 1, "high_bit": 0}, "1 bits allocated"),
+        ({"bits_allocated": 1, "bits_stored": 1, "high_bit": 0, "samples": 3}, "single bits"),
+        ({"bits_allocated": 24}, "24 bits allocated"),
         ({"bits_allocated": 64}, "64 bits allocated"),
         ({"bits_stored": 0}, "0 bits stored"),
         ({"bits_stored": 17}, "17 bits stored"),
-        ({"high_bit": 15}, "High Bit 15"),
+        ({"high_bit": 16}, "High Bit 16"),
+        ({"high_bit": 10}, "High Bit 10"),
+        ({"high_bit": 15, "transfer_syntax_uid": inbound.JPEG_LS_LOSSLESS}, "High Bit"),
         ({"rows": 0}, "0 rows"),
-        ({"photometric": "YBR_FULL_422"}, "subsampled"),
+        ({"photometric": "YBR_FULL_422"}, "YBR_FULL_422"),
     ],
 )
 def test_layouts_that_are_no_whole_samples(change: dict, reason: str) -> None:
