@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from raypacs import dicom
+from raypacs.codec import bits
 from raypacs.codec.fragments import frame_fragments
 from raypacs.errors import NotFound, UnsupportedPixels
 from raypacs.records import InstanceRecord
@@ -36,10 +37,10 @@ def native_extent(record: InstanceRecord, number: int) -> Extent | None:
         return None
     if record.transfer_syntax_uid not in _AS_IT_LIES or record.photometric == "YBR_FULL_422":
         return None
-    bits = record.rows * record.columns * record.samples * record.bits_allocated
-    if bits == 0 or bits % 8 or number * (bits // 8) > record.pixel_length_bytes:
+    count = record.rows * record.columns * record.samples * record.bits_allocated
+    if count == 0 or count % 8 or number * (count // 8) > record.pixel_length_bytes:
         return None
-    return record.pixel_offset_bytes + (number - 1) * (bits // 8), bits // 8
+    return record.pixel_offset_bytes + (number - 1) * (count // 8), count // 8
 
 
 def native_possible(place: Place) -> bool:
@@ -47,7 +48,7 @@ def native_possible(place: Place) -> bool:
     record = place.stored.record
     if place.frames == 0:
         return False
-    return place.is_htj2k or native_extent(record, 1) is not None or pixels.decodable(record)
+    return place.is_coded or native_extent(record, 1) is not None or pixels.decodable(record)
 
 
 def _fragments_of(stream: io.BufferedIOBase, place: Place) -> list[list[Extent]]:
@@ -122,8 +123,11 @@ class Frames:
         found = self.locate(place, "native", number) or self._open(place, "native", number)
         if found is not None:
             return pixels.from_native(record, _read(*found))
-        if place.is_htj2k:
-            return pixels.from_htj2k(record, self.load(place, "stored", number))
+        if place.is_coded and place.pack is not None and place.prepared is not None:
+            data = place.pack.reader.read_frame(record.sop_instance_uid, number)
+            return pixels.from_pack(record, data, place.prepared)
+        if record.bits_allocated == 1 and record.transfer_syntax_uid in _AS_IT_LIES:
+            return self._single_bits(place, number)
         if dicom.is_encapsulated(record.transfer_syntax_uid):
             return pixels.from_encapsulated(record, self.load(place, "original", number))
         return pixels.from_dataset(record, self.original(place).read(), number)
@@ -142,7 +146,7 @@ class Frames:
                 return open(local, "rb")
             return io.BytesIO(tier.read(record.path))
         except (FileNotFoundError, NotFound) as exc:
-            if place.pack is not None and not place.is_htj2k:
+            if place.pack is not None and not place.is_coded:
                 return io.BytesIO(place.pack.reader.read_object(record.sop_instance_uid))
             raise NotFound(f"the instance as received left tier {record.tier}") from exc
 
@@ -153,8 +157,10 @@ class Frames:
 
     def _native_extent(self, place: Place, number: int) -> Extent | None:
         record = place.stored.record
-        # Metadata of the wavelet form says colour by pixel; planes would contradict it.
-        if place.is_htj2k and record.planar_configuration == 1 and record.samples > 1:
+        # Metadata of prepared frames says colour by pixel, and samples in the lowest bits.
+        planes = record.planar_configuration == 1 and record.samples > 1
+        shifted = record.bits_stored > 0 and record.high_bit != record.bits_stored - 1
+        if place.is_coded and (planes or shifted):
             return None
         return native_extent(record, number)
 
@@ -184,9 +190,19 @@ class Frames:
                     self._fragments.popitem(last=False)
         return self.locate(place, form, number)
 
+    def _single_bits(self, place: Place, number: int) -> pixels.Picture:
+        """Take a frame of single bits out of native Pixel Data: it may begin inside a byte."""
+        record = place.stored.record
+        first, length, bit = bits.extent(number - 1, record.rows * record.columns)
+        with self.original(place) as stream:
+            stream.seek(record.pixel_offset_bytes + first)
+            return pixels.from_bits(record, stream.read(length), bit)
+
     def _copied_frame(self, place: Place, number: int) -> bytes:
         """Return a frame as received of an object that only the pack still has."""
         record = place.stored.record
+        if place.is_coded:
+            raise NotFound(f"the instance as received left tier {record.tier}")
         if place.pack is None or not dicom.is_encapsulated(record.transfer_syntax_uid):
             raise UnsupportedPixels("the instance has no encapsulated frames")
         return place.pack.reader.read_frame(record.sop_instance_uid, number)

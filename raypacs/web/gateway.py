@@ -57,7 +57,7 @@ class Gateway:
     def header(self, place: Place) -> Dataset:
         """Return the header of an instance as a pydicom data set; blocks."""
         record = place.stored.record
-        if place.is_htj2k and place.pack is not None:
+        if place.is_coded and place.pack is not None:
             data = place.pack.reader.header_bytes(record.sop_instance_uid, prepared=False)
             return pixels.read_header(data, meta=False)
         with self.frames.original(place) as stream:

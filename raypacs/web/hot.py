@@ -111,7 +111,7 @@ class FrameGate:
         choice = choose_frame(
             asked.accept,
             place.stored_syntax,
-            place.stored.record.transfer_syntax_uid,
+            place.original_syntax,
             native_possible(place),
         )
         if choice is None:

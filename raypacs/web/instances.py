@@ -19,10 +19,12 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian
 
 from raypacs import dicom
+from raypacs.codec import registry
 from raypacs.errors import MalformedInstance, NotFound, RaypacsError, UnsupportedPixels
+from raypacs.storage.pack_elements import joined_bits
 from raypacs.web import pixels
 from raypacs.web.frames import Frames
-from raypacs.web.negotiate import Choice, choose_instance
+from raypacs.web.negotiate import Choice, Form, choose_instance
 from raypacs.web.pixels import Picture
 from raypacs.web.places import Place
 
@@ -39,7 +41,7 @@ def choose(place: Place, accept: str) -> Choice | None:
     record = place.stored.record
     native = (
         not dicom.is_encapsulated(record.transfer_syntax_uid)
-        or place.is_htj2k
+        or place.is_coded
         or (record.pixel_offset_bytes >= 0 and place.frames > 0 and pixels.decodable(record))
     )
     return choose_instance(accept, place.stored_syntax, record.transfer_syntax_uid, native)
@@ -57,7 +59,7 @@ class Instances:
         if (
             choice.lenient
             or choice.form != "native"
-            or place.is_htj2k
+            or place.is_coded
             or not dicom.is_encapsulated(record.transfer_syntax_uid)
         ):
             return True
@@ -75,7 +77,7 @@ class Instances:
         """
         try:
             pieces = self.pieces(place, choice)
-            if place.is_htj2k and place.frames == 1 and choice.form != "original":
+            if place.is_coded and place.frames == 1 and choice.form != "original":
                 # Damage is found while it can still be said.
                 pieces = iter(list(pieces))
             first = next(pieces, b"")
@@ -95,17 +97,13 @@ class Instances:
             NotFound: the bytes are gone. UnsupportedPixels, PackCorrupt, MalformedInstance.
         """
         record = place.stored.record
-        if place.is_htj2k and place.pack is not None:
+        if place.is_coded and place.pack is not None:
             reader, uid = place.pack.reader, record.sop_instance_uid
             if choice.form == "stored":
                 return _relabelled(reader.part10(uid), choice.transfer_syntax_uid)
             as_it_lies = record.transfer_syntax_uid == dicom.EXPLICIT_VR_LE
             if choice.form == "native" and not (as_it_lies and self.frames.has_original(place)):
-                return reader.part10(
-                    uid,
-                    dicom.EXPLICIT_VR_LE,
-                    lambda data, _: pixels.from_htj2k(record, data).native_bytes(),
-                )
+                return reader.part10(uid, dicom.EXPLICIT_VR_LE, registry.native_bytes)
         if choice.form != "native" or record.transfer_syntax_uid == dicom.EXPLICIT_VR_LE:
             return self._as_received(place)
         if not dicom.is_encapsulated(record.transfer_syntax_uid):
@@ -143,14 +141,20 @@ class Instances:
             trailer = _trailer(stream, record.pixel_offset_bytes)
         first = self.frames.array(place, 1)
         size = len(first.native_bytes()) * place.frames
+        samples = record.rows * record.columns
+        if record.bits_allocated == 1:
+            size = -(-samples * place.frames // 8)
         if size + 1 > _LONGEST_VALUE_BYTES:
             raise UnsupportedPixels("uncompressed it would be longer than 4 GiB (PS3.5 7.1.1)")
         head = _head(dataset, first)
         word = b"OW" if record.bits_allocated > 8 else b"OB"
         with tempfile.SpooledTemporaryFile(_MOST_SPOOLED_BYTES) as spool:
-            for number in range(1, place.frames + 1):
-                picture = first if number == 1 else self.frames.array(place, number)
-                spool.write(picture.native_bytes())
+            made = (
+                (first if number == 1 else self.frames.array(place, number)).native_bytes()
+                for number in range(1, place.frames + 1)
+            )
+            for piece in joined_bits(made, samples) if record.bits_allocated == 1 else made:
+                spool.write(piece)
             spool.seek(0)
             yield head + struct.pack("<HH2sHI", 0x7FE0, 0x0010, word, 0, size + size % 2)
             while piece := spool.read(_PIECE_BYTES):
@@ -162,9 +166,11 @@ class Instances:
 def _other_choice(place: Place, choice: Choice, error: RaypacsError) -> Choice | None:
     """Return what is sent instead, where no transfer syntax was asked for; None: nothing."""
     gone = isinstance(error, NotFound)
-    if gone and choice.form == "original" and place.is_htj2k:
+    if gone and choice.form == "original" and place.is_coded:
         syntax = place.stored_syntax
-        return replace(choice, form="stored", transfer_syntax_uid=syntax, lenient=False)
+        form: Form = "stored" if syntax else "native"
+        syntax = syntax or dicom.EXPLICIT_VR_LE
+        return replace(choice, form=form, transfer_syntax_uid=syntax, lenient=False)
     if not gone and choice.form == "native":
         syntax = place.stored.record.transfer_syntax_uid
         return replace(choice, form="original", transfer_syntax_uid=syntax, lenient=False)

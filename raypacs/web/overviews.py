@@ -11,10 +11,12 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from raypacs.codec import htj2k, overview
+from raypacs.codec import htj2k, overview, registry
+from raypacs.dicom import HTJ2K_LOSSLESS
 from raypacs.errors import UnsupportedPixels
+from raypacs.storage.pack_format import PackInstance
 from raypacs.web.multipart import TAIL, part_head
-from raypacs.web.places import Place, SeriesView
+from raypacs.web.places import OpenPack, Place, SeriesView
 from raypacs.web.problem import Problem
 
 MEDIA_TYPE = overview.MEDIA_TYPE
@@ -77,11 +79,12 @@ class Overviews:
         """
         _require_frames(view)
         pieces: list[bytes] = []
-        for place, number, data, _ in _prefixes(view, level):
-            record = place.stored.record
-            assert place.prepared is not None
-            kind = f"image/jphc; transfer-syntax={place.prepared.transfer_syntax_uid}"
-            where = f"instances/{record.sop_instance_uid}/frames/{number}"
+        for low, data in _codestreams(view, level):
+            syntax = low.prepared.transfer_syntax_uid
+            if low.prepared.form != registry.HTJ2K:
+                syntax = HTJ2K_LOSSLESS
+            kind = f"image/jphc; transfer-syntax={syntax}"
+            where = f"instances/{low.uid}/frames/{low.number}"
             pieces.append(part_head(kind, first=not pieces, location=where))
             pieces.append(data)
         return b"".join((*pieces, TAIL))
@@ -95,39 +98,93 @@ class Overviews:
                 self._kept_bytes -= len(dropped)
 
 
+@dataclass(frozen=True, slots=True)
+class _Low:
+    """A prepared frame of integers and its low part."""
+
+    pack: OpenPack
+    prepared: PackInstance
+    number: int
+    data: bytes
+
+    @property
+    def uid(self) -> str:
+        return self.prepared.sop_instance_uid
+
+    def prefix(self, level: int) -> tuple[bytes, int]:
+        """Return the codestream up to 1/2^level, and the halvings it has then.
+
+        A frame with fewer levels than that is given at its smallest.
+        """
+        levels = self.prepared.levels
+        halvings = min(level, levels)
+        extents = self.pack.reader.frame_extents(self.uid, self.number)
+        ends = htj2k.read_main_header(self.data).resolution_ends
+        whole = sum(length for _, length in extents)
+        end = ends[levels - halvings] if ends and halvings else whole
+        data = self.data
+        if end > len(data):
+            data += self.pack.file.read(extents[-1][0], end - len(data))
+        return data[:end], halvings
+
+    def picked(self, level: int) -> htj2k.Array:
+        """Return the samples picked out for 1/2^level: averages of them mean nothing."""
+        return registry.decode_reduced(
+            self.data,
+            lambda: self.pack.reader.read_rest(self.uid, self.number),
+            self.prepared,
+            level,
+        )[0]
+
+
 def _small_frames(view: SeriesView, level: int) -> Iterator[overview.OverviewFrame]:
-    for place, number, data, halvings in _prefixes(view, level):
-        record = place.stored.record
-        pixels = htj2k.decode_frame(data, skip_resolutions=halvings)
-        yield overview.OverviewFrame(record.sop_instance_uid, number, record.bits_stored, pixels)
+    for low in _lows(view):
+        if registry.is_nearest(low.prepared):
+            pixels = low.picked(level)
+        else:
+            data, halvings = low.prefix(level)
+            pixels = htj2k.decode_frame(data, skip_resolutions=halvings)
+        yield overview.OverviewFrame(low.uid, low.number, low.prepared.bits_stored, pixels)
 
 
-def _prefixes(view: SeriesView, level: int) -> Iterator[tuple[Place, int, bytes, int]]:
-    """Yield every prepared frame's codestream up to 1/2^level, and the halvings it has then.
+def _codestreams(view: SeriesView, level: int) -> Iterator[tuple[_Low, bytes]]:
+    """Yield every prepared frame's codestream up to 1/2^level.
 
-    A frame with fewer levels than that is given at its smallest. The low parts of a pack come
-    with one read.
+    Where samples are picked out, it is a codestream of those.
     """
+    for low in _lows(view):
+        one = low.prepared
+        if not registry.is_nearest(one):
+            yield low, low.prefix(level)[0]
+            continue
+        signed = one.pixel_representation == 1
+        stream = htj2k.encode_frame(
+            low.picked(level), bits_stored=one.bits_stored, signed=signed, levels=1
+        )
+        yield low, bytes(stream.data)
+
+
+def _lows(view: SeriesView) -> Iterator[_Low]:
+    """Yield the prepared frames of integers; the low parts of a pack come with one read."""
     lows = {
         (low.sop_instance_uid, low.frame_number): low.data
         for pack in view.packs
         for low in pack.reader.low_resolution()
     }
     for uid, place in view.places.items():
-        if not place.is_htj2k or place.pack is None or place.prepared is None:
+        if place.prepared is None or place.pack is None or not _is_integer(place):
             continue
-        halvings = min(level, place.prepared.levels)
         for number in range(1, place.frames + 1):
-            low = lows[uid, number]
-            extents = place.pack.reader.frame_extents(uid, number)
-            ends = htj2k.read_main_header(low).resolution_ends
-            whole = sum(length for _, length in extents)
-            end = ends[place.prepared.levels - halvings] if ends and halvings else whole
-            if end > len(low):
-                low += place.pack.file.read(extents[-1][0], end - len(low))
-            yield place, number, low[:end], halvings
+            yield _Low(place.pack, place.prepared, number, lows[uid, number])
+
+
+def _is_integer(place: Place) -> bool:
+    return place.prepared is not None and place.prepared.form in (registry.HTJ2K, registry.BITS)
 
 
 def _require_frames(view: SeriesView) -> None:
-    if not any(place.is_htj2k for place in view.places.values()):
-        raise UnsupportedPixels("no frame of the series is in wavelet form (yet)")
+    if any(map(_is_integer, view.places.values())):
+        return
+    if any(place.is_coded for place in view.places.values()):
+        raise UnsupportedPixels("floating-point frames have no overview: it holds integers")
+    raise UnsupportedPixels("no frame of the series is in wavelet form (yet)")

@@ -21,11 +21,12 @@ from pydicom.filereader import read_dataset
 from pydicom.pixels import pixel_array
 
 from raypacs import dicom
-from raypacs.codec import inbound
+from raypacs.codec import bits, inbound, registry
 from raypacs.codec.htj2k import decode_frame, read_main_header
 from raypacs.codec.pixel_layout import PixelLayout, native_frame
 from raypacs.errors import MalformedInstance, UnsupportedPixels
 from raypacs.records import InstanceRecord
+from raypacs.storage.pack_format import PackInstance
 
 Array = NDArray[Any]
 _J2 = "1.2.840.10008.1.2.4."
@@ -52,7 +53,8 @@ class Picture:
     """A decoded frame: rows x columns, or rows x columns x samples, and what the samples mean.
 
     ``photometric`` is that of the array (PS3.3 section C.7.6.3.1.2): sub-sampled YBR comes out
-    as YBR_FULL, the JPEG 2000 colour transforms as RGB.
+    as YBR_FULL, the JPEG 2000 colour transforms as RGB. In the header's own cells the samples lie
+    ``shift`` bits higher than here: High Bit is not Bits Stored - 1.
     """
 
     array: Array
@@ -60,14 +62,23 @@ class Picture:
     bits_allocated: int
     bits_stored: int
     signed: bool
+    shift: int = 0
 
     def native_bytes(self) -> bytes:
-        """Return the frame uncompressed, little endian, colour by pixel (PS3.5 section 8.1.1)."""
+        """Return the frame uncompressed, little endian, colour by pixel (PS3.5 section 8.1.1).
+
+        Single bits are padded to whole bytes.
+        """
+        if self.bits_allocated == 1:
+            return bits.packed(self.array)
         kind = "i" if self.signed else "u"
         if self.array.dtype.kind == "f":
             kind = "f"
         wanted = np.dtype(f"<{kind}{max(1, self.bits_allocated // 8)}")
-        return np.ascontiguousarray(self.array.astype(wanted, copy=False)).tobytes()
+        cells = self.array.astype(wanted, copy=False)
+        if self.shift:
+            cells = cells << self.shift
+        return np.ascontiguousarray(cells).tobytes()
 
 
 def _jpeg(data: bytes, record: InstanceRecord) -> Array:
@@ -99,8 +110,7 @@ _LOSSY: dict[str, Decoder] = {
 def decodable(record: InstanceRecord) -> bool:
     """Whether frames of the instance as received can be decoded here."""
     syntax = record.transfer_syntax_uid
-    if record.bits_allocated < 8 or record.frames == 0:
-        # Frames of single bits do not begin at bytes (PS3.5 section 8.1.1).
+    if record.frames == 0 or (record.bits_allocated < 8 and record.bits_allocated != 1):
         return False
     if record.pixel_offset_bytes < 0 and syntax not in dicom.DEFLATED:
         return False
@@ -108,7 +118,10 @@ def decodable(record: InstanceRecord) -> bool:
     return known or syntax in dicom.NATIVE
 
 
-def _picture(record: InstanceRecord, array: Array, photometric: str) -> Picture:
+def _picture(
+    record: InstanceRecord, array: Array, photometric: str, *, cells: bool = False
+) -> Picture:
+    """Return a picture of the header's shape; ``cells``: samples lie as High Bit says."""
     shape: tuple[int, ...] = (record.rows, record.columns)
     if record.samples > 1:
         shape += (record.samples,)
@@ -116,29 +129,46 @@ def _picture(record: InstanceRecord, array: Array, photometric: str) -> Picture:
             array = np.moveaxis(array, 0, 2)
     if array.shape != shape:
         raise UnsupportedPixels(f"decoded to {array.shape}, the header says {shape}")
+    shift = record.high_bit + 1 - record.bits_stored if cells and record.bits_stored else 0
+    shift = shift if 0 < shift < 8 * array.dtype.itemsize else 0
     return Picture(
-        array,
+        array >> shift if shift else array,
         photometric,
         record.bits_allocated,
         record.bits_stored,
         record.pixel_representation == 1,
+        shift,
     )
 
 
 def from_native(record: InstanceRecord, data: bytes) -> Picture:
     """Return a frame that lies uncompressed, little endian, in the stored file."""
     if record.bits_allocated == 1:
-        # The first sample is the least significant bit (PS3.5 section 8.1.1).
-        bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
-        array = bits[: record.rows * record.columns].reshape(record.rows, record.columns)
-    else:
-        array = native_frame(data, PixelLayout.of(record))
+        return from_bits(record, data, 0)
+    if record.bits_stored == 0:
+        return _picture(record, _floats(record, data), record.photometric)
+    array = native_frame(data, PixelLayout.of(record))
+    return _picture(record, array, record.photometric, cells=True)
+
+
+def from_bits(record: InstanceRecord, data: bytes, first_bit: int) -> Picture:
+    """Return a frame of single bits that begins at ``first_bit`` of native bytes."""
+    array = bits.unpacked(data, rows=record.rows, columns=record.columns, first_bit=first_bit)
     return _picture(record, array, record.photometric)
 
 
-def from_htj2k(record: InstanceRecord, data: bytes) -> Picture:
-    """Decode a frame of the web cache."""
-    return _picture(record, decode_frame(data), _without_transform(record.photometric))
+def _floats(record: InstanceRecord, data: bytes) -> Array:
+    if record.bits_allocated not in (32, 64):
+        raise UnsupportedPixels(f"{record.bits_allocated} bits allocated without Bits Stored")
+    size = record.bits_allocated // 8
+    # Swapped as integers: a conversion of floats may quieten a signalling NaN.
+    words = np.frombuffer(data, f"<u{size}").astype(f"u{size}", copy=False)
+    return words.view(f"f{size}").reshape(record.rows, record.columns)
+
+
+def from_pack(record: InstanceRecord, data: bytes, prepared: PackInstance) -> Picture:
+    """Decode a frame of the web cache, in whatever form it lies there."""
+    return _picture(record, registry.decode(data, prepared), prepared.photometric)
 
 
 def from_encapsulated(record: InstanceRecord, data: bytes) -> Picture:
@@ -152,7 +182,7 @@ def from_encapsulated(record: InstanceRecord, data: bytes) -> Picture:
     decoder = _LOSSY.get(record.transfer_syntax_uid)
     if decoder is None:
         array = inbound.encapsulated_frame(data, PixelLayout.of(record))
-        return _picture(record, array, _without_transform(record.photometric))
+        return _picture(record, array, _without_transform(record.photometric), cells=True)
     try:
         array = decoder(data, record)
     except (RuntimeError, ValueError) as exc:
@@ -207,11 +237,13 @@ def from_dataset(record: InstanceRecord, data: bytes, number: int) -> Picture:
     """
     try:
         dataset = pydicom.dcmread(io.BytesIO(data), force=True)
-        array = pixel_array(dataset, index=number - 1, raw=True)
+        # It takes the unused bits to be on top, where High Bit may say otherwise.
+        on_top = record.high_bit == record.bits_stored - 1
+        array = pixel_array(dataset, index=number - 1, raw=True, correct_unused_bits=on_top)
     except (InvalidDicomError, AttributeError, ValueError, NotImplementedError) as exc:
         raise UnsupportedPixels(f"pixels cannot be read: {exc}") from exc
     photometric = "YBR_FULL" if record.photometric in _YBR else record.photometric
-    return _picture(record, array, photometric)
+    return _picture(record, array, photometric, cells=True)
 
 
 def read_header(data: bytes, *, meta: bool = True) -> pydicom.Dataset:

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from raypacs.dicom import is_encapsulated
+from raypacs.codec.registry import CODED, HTJ2K
+from raypacs.dicom import EXPLICIT_VR_LE, is_encapsulated
 from raypacs.errors import NotFound, PackCorrupt, TierUnavailable
 from raypacs.records import PackRef, StoredInstance
 from raypacs.storage.pack import Pack, PackInstance
@@ -50,20 +51,38 @@ class Place:
 
     @property
     def stored_syntax(self) -> str:
-        """Transfer syntax in the web cache, '' if not prepared."""
-        return self.prepared.transfer_syntax_uid if self.prepared is not None else ""
+        """Transfer syntax of frames in the web cache, '' if not prepared or in a form without."""
+        if self.prepared is None or (self.is_coded and not self.is_htj2k):
+            return ""
+        return self.prepared.transfer_syntax_uid
 
     @property
     def is_htj2k(self) -> bool:
-        """Whether its frames are in the pack's own wavelet form."""
-        return self.prepared is not None and self.prepared.form == "htj2k"
+        """Whether its frames are HTJ2K codestreams of the pack."""
+        return self.prepared is not None and self.prepared.form == HTJ2K
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether its frames are in one of the pack's own forms: not as received."""
+        return self.prepared is not None and self.prepared.form in CODED
+
+    @property
+    def original_syntax(self) -> str:
+        """Transfer syntax in which frames as received may be had.
+
+        What is prepared in a form without a transfer syntax is had uncompressed, and only so: its
+        compressed frames leave with the image cache.
+        """
+        if self.is_coded and not self.is_htj2k:
+            return EXPLICIT_VR_LE
+        return self.stored.record.transfer_syntax_uid
 
     def lies_in_pack(self, form: Form) -> bool:
         """Whether the pack holds each frame of this form in ready bytes."""
         if self.prepared is None:
             return False
-        if self.is_htj2k:
-            return form == "stored"
+        if self.is_coded:
+            return self.is_htj2k and form == "stored"
         return self.prepared.table_rows > 0 and is_encapsulated(self.prepared.transfer_syntax_uid)
 
     @property
