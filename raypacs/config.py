@@ -14,10 +14,19 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from raypacs.compression import CompressionRule as CompressionRule
 from raypacs.errors import ConfigError
+from raypacs.object_store import S3Access
 from raypacs.parsing import parse as parse
 
 
@@ -243,12 +252,25 @@ class TierSettings(_Strict):
         description="Bytes left free on the file system. Default 256 MiB, because a completely "
         "full disk stops databases and logs as well. Only used where capacity_bytes is 0.",
     )
+    s3: S3Access = Field(
+        default=S3Access(),
+        description="`[tiers.s3]`, for a tier with an `s3://bucket/prefix` URL: how the store is "
+        "reached. Keys come from the node's environment or files, never from settings.",
+    )
 
     @model_validator(mode="after")
     def _adopted(self) -> TierSettings:
         if self.adopted and (self.role != "image" or not self.read_only):
             raise ValueError("an adopted tier has the role `image` and is `read_only`")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_s3(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what says nothing: most tiers are no S3 stores."""
+        values: dict[str, Any] = plain(self)
+        if self.s3 == S3Access():
+            del values["s3"]
+        return values
 
 
 class Settings(_Strict):

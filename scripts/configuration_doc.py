@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from raypacs.config import Bootstrap, CompressionRule, Settings, TierSettings
+from raypacs.object_store import S3Access
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "configuration.md"
 
@@ -63,6 +64,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("Bootstrap: `raypacs.toml`", Bootstrap),
     ("Settings", Settings),
     ("Settings: one tier, `[[tiers]]`", TierSettings),
+    ("Settings: an S3 store, `[tiers.s3]` under its `[[tiers]]`", S3Access),
     ("Settings: one compression rule, `[[compression]]`", CompressionRule),
 )
 

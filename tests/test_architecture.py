@@ -20,7 +20,7 @@ LONGEST_FUNCTION = 60
 
 VOCABULARY = {
     *("errors", "records", "uids", "dataset", "dicom", "dicom_json", "config", "layout", "link"),
-    *("moments", "process", "parsing", "compression"),
+    *("moments", "process", "parsing", "compression", "object_store"),
 }
 
 # Room to the rooms (packages or modules directly in raypacs) it may import, besides itself.
@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "records": set(),
     "parsing": {"errors"},
     "compression": set(),
-    "config": {"errors", "parsing", "compression"},
+    "object_store": set(),
+    "config": {"object_store", "errors", "parsing", "compression"},
     "layout": {"errors"},
     "link": {"errors"},
     "moments": set(),
@@ -74,6 +75,8 @@ ONLY_IN = {
     "alembic": {"index"},
     "pyarrow": {"stats"},
     "fsspec": {"storage"},
+    "obstore": {"storage"},
+    "botocore": {"storage"},
     "imagecodecs": {"codec", "web"},  # web: PNG and JPEG of rendered frames
     "pywt": {"codec"},
     "typer": {"cli"},
