@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from raypacs.errors import NotFound
-from raypacs.index import audit, ledger, listing, queue, sealing
+from raypacs.index import adopted, audit, ledger, listing, queue, sealing
 from raypacs.index.engine import Txn, in_lists, insert_many
 from raypacs.index.schema import asides, copies, delete_intents, instances, packs, series, studies
 from raypacs.index.schema import audit as audit_rows
@@ -34,6 +34,8 @@ class DeleteIntent:
 def delete_study(txn: Txn, study_uid: str, *, grace_s: float, who: str = "") -> list[DeleteIntent]:
     """Take a study out of the index and return its objects (image, web, conflicts) to delete.
 
+    Those on adopted tiers are not among them: they stay where they are.
+
     Raises:
         NotFound: no such study.
         StudySealed: it must be reopened first, as its manifests alone name its objects.
@@ -43,7 +45,8 @@ def delete_study(txn: Txn, study_uid: str, *, grace_s: float, who: str = "") -> 
     if txn.conn.execute(sa.select(studies.c.study_uid).where(ours)).scalar() is None:
         raise NotFound(f"no study {study_uid}", study_uid=study_uid)
     queue.cancel_items(txn, study_uid, "study deleted")
-    objects = _objects(txn.conn, study_uid)
+    every = _objects(txn.conn, study_uid)
+    objects = adopted.keep(txn, study_uid, every, who)
     due_s = txn.now + grace_s
     insert_many(
         txn.conn,
@@ -66,6 +69,8 @@ def delete_study(txn: Txn, study_uid: str, *, grace_s: float, who: str = "") -> 
     intents = pending(txn.conn, study_uid)
     size_bytes = sum(size for _, _, size in objects)
     detail = {"objects": len(objects), "size_bytes": size_bytes, "intents": len(intents)}
+    if len(every) > len(objects):
+        detail["stay"] = len(every) - len(objects)
     audit.record(txn, "deleted", study_uid=study_uid, who=who, detail=detail)
     audit.publish(
         txn, "events", [{"event": "deleted", "study_uid": study_uid, "objects": len(objects)}]

@@ -6,14 +6,14 @@ Rows are in ``items``, leases in ``leasing``, reports in ``report``, operators' 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from raypacs import moments
 from raypacs.errors import InvalidQuery, NotFound
-from raypacs.index import audit, settings
+from raypacs.index import adopted, audit, settings
 from raypacs.index.engine import Txn, in_lists
 from raypacs.index.items import (
     bury,
@@ -29,7 +29,7 @@ from raypacs.index.items import (
     waiting_id,
     write,
 )
-from raypacs.index.schema import dead_attempts, nodes, studies, work_items
+from raypacs.index.schema import nodes, studies, work_items
 from raypacs.policy.kinds import KINDS, PREPARE, kind_of
 from raypacs.policy.nodes import refusals
 from raypacs.policy.queue import WAITING, Event, Priority, State
@@ -50,6 +50,10 @@ class Wish:
     payload: Mapping[str, Any] = field(default_factory=dict)
     who: str = ""
     rule: str = ""
+
+
+ADOPTED = Wish(Priority.LOW, payload={"adopted": True})
+"""To prepare what was adopted: nobody sent it just now, and there may be millions of it."""
 
 
 def enqueue_due(txn: Txn) -> int:
@@ -78,16 +82,19 @@ def enqueue_due(txn: Txn) -> int:
         txn.conn.execute(sa.update(studies).where(chosen).values(prepare_due_s=None))
     quiet_s = settings.read(txn.conn)[1].quiet_s
     occupied = _with_open_item(txn.conn, PREPARE, uids)
+    unhurried = adopted.unhurried(txn.conn, uids)
     new, made = [], 0
     for study in due:
         if not study.unprepared:
             continue
         quiet = study.waited_s > quiet_s - 0.001  # sums of floating-point seconds
         rule = f"no new instance for {quiet_s:g} s" if quiet else "its sender was done"
+        wish = ADOPTED if study.study_uid in unhurried else Wish()
+        wish = replace(wish, rule=rule)
         if study.study_uid in occupied:
-            made += enqueue(txn, PREPARE, study.study_uid, study.generation, Wish(rule=rule))
+            made += enqueue(txn, PREPARE, study.study_uid, study.generation, wish)
         else:
-            new.append((study, rule))
+            new.append((study, wish))
     _prepare_first_time(txn, new)
     return made + len(new)
 
@@ -106,8 +113,8 @@ def _with_open_item(conn: sa.Connection, kind: str, study_uids: Sequence[str]) -
     return found
 
 
-def _prepare_first_time(txn: Txn, due: Sequence[tuple[Any, str]]) -> None:
-    """Make PREPARE items of (row of the study, rule) of which none waits or failed.
+def _prepare_first_time(txn: Txn, due: Sequence[tuple[Any, Wish]]) -> None:
+    """Make PREPARE items of (row of the study, wish) of which none waits or failed.
 
     All together: a thousand studies that become due at once must not hold the master up.
     """
@@ -119,11 +126,12 @@ def _prepare_first_time(txn: Txn, due: Sequence[tuple[Any, str]]) -> None:
             "generation": study.generation,
             "due_s": txn.now,
             "wanted_node": "",
-            "payload": {},
+            "priority": int(wish.priority),
+            "payload": dict(wish.payload),
             "patient_id": study.patient_id,
             "ae_title": study.source,
         }
-        for study, _ in due
+        for study, wish in due
     ]
     ids = make_many(txn, PREPARE, rows)
     for some in in_lists(ids):
@@ -133,9 +141,9 @@ def _prepare_first_time(txn: Txn, due: Sequence[tuple[Any, str]]) -> None:
         {
             "study_uid": study.study_uid,
             "item_id": ids[study.study_uid],
-            "detail": {"kind": PREPARE, "generation": study.generation, "rule": rule},
+            "detail": {"kind": PREPARE, "generation": study.generation, "rule": wish.rule},
         }
-        for study, rule in due
+        for study, wish in due
     ]
     audit.record_many(txn, "scheduled", stories)
 
@@ -143,16 +151,21 @@ def _prepare_first_time(txn: Txn, due: Sequence[tuple[Any, str]]) -> None:
 def enqueue(txn: Txn, kind: str, study_uid: str, generation: int, wish: Wish | None = None) -> bool:
     """Make a waiting item, or let the one that waits already stand for this generation too.
 
-    An item that had failed is scheduled again, with all its tries.
+    One for what was adopted gets the priority of what is wished now, if that is higher. An item
+    that had failed is scheduled again, with all its tries.
 
     Returns:
         Whether an item waits now that did not before.
     """
+    wish = wish or Wish()
     waiting = waiting_id(txn.conn, kind, study_uid)
-    if waiting is not None:
+    item = None if waiting is None else find(txn.conn, waiting)
+    if item is not None:
         write(txn, [{"_id": waiting, "generation": generation, "updated_s": txn.now}])
+        if item["payload"] == ADOPTED.payload and item["priority"] < wish.priority:
+            change(txn, [item], [{"priority": int(wish.priority), "payload": dict(wish.payload)}])
         return False
-    _schedule(txn, kind, study_uid, generation, wish or Wish())
+    schedule(txn, kind, study_uid, generation, wish)
     return True
 
 
@@ -182,7 +195,7 @@ def ask(txn: Txn, kind: str, study_uid: str, wish: Wish) -> int:
     waiting = waiting_id(txn.conn, kind, study_uid)
     item = None if waiting is None else find(txn.conn, waiting)
     if item is None:
-        return _schedule(txn, kind, study_uid, generation, wish)
+        return schedule(txn, kind, study_uid, generation, wish)
     changes = {
         "generation": generation,
         "priority": max(item["priority"], wish.priority),
@@ -243,7 +256,7 @@ def _check_done(conn: sa.Connection, kind: str) -> None:
         raise InvalidQuery(f"kind: no node does {kind}; what nodes do: {can_be}", kind=kind)
 
 
-def _schedule(txn: Txn, kind: str, study_uid: str, generation: int, wish: Wish) -> int:
+def schedule(txn: Txn, kind: str, study_uid: str, generation: int, wish: Wish) -> int:
     """Schedule the study's failed item again, or a new one; return its id.
 
     Earlier failed items that it stands for are CANCELED.
@@ -413,32 +426,3 @@ def cancel_each(
         for item, why in zip(items, whys, strict=True)
     ]
     audit.record_many(txn, "canceled", told)
-
-
-def sweepable(conn: sa.Connection, now: float, limit: int) -> list[tuple[str, str, int]]:
-    """Return dead attempts to sweep now: (token, study UID, sweeps done)."""
-    found = conn.execute(
-        sa.select(dead_attempts.c.token, dead_attempts.c.study_uid, dead_attempts.c.sweeps)
-        .where(dead_attempts.c.next_sweep_s <= now)
-        .order_by(dead_attempts.c.next_sweep_s)
-        .limit(limit)
-    )
-    return [(row[0], row[1], row[2]) for row in found]
-
-
-def swept(txn: Txn, token: str, *, again_s: float | None) -> None:
-    """Note a sweep: sweep once more at ``again_s``, or forget the attempt."""
-    ours = dead_attempts.c.token == token
-    if again_s is None:
-        txn.conn.execute(sa.delete(dead_attempts).where(ours))
-    else:
-        txn.conn.execute(
-            sa.update(dead_attempts)
-            .where(ours)
-            .values(next_sweep_s=again_s, sweeps=dead_attempts.c.sweeps + 1)
-        )
-
-
-def live_tokens(conn: sa.Connection) -> set[str]:
-    """Return the tokens of running attempts."""
-    return set(conn.execute(sa.select(work_items.c.token).where(is_running)).scalars())

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from raypacs.errors import IllegalTransition, StaleLease
-from raypacs.index import bulk, halting, leasing, queue, retirement, settings
+from raypacs.index import attempts, bulk, halting, leasing, queue, retirement, settings
 from raypacs.index.bulk import Again, Chosen
 from raypacs.index.leasing import Polled
 from raypacs.index.queue import Wish
@@ -172,14 +172,14 @@ class QueueWrites(Writing):
     def sweepable(self, now: float, limit: int = 100) -> list[tuple[str, str, int]]:
         """Return dead attempts to sweep: (token, study UID, sweeps done)."""
         with self.transaction(now) as txn:
-            return queue.sweepable(txn.conn, now, limit)
+            return attempts.sweepable(txn.conn, now, limit)
 
     def swept(self, token: str, now: float, *, again_s: float | None) -> None:
         """Note a sweep; once more at ``again_s``, or never."""
         with self.transaction(now) as txn:
-            queue.swept(txn, token, again_s=again_s)
+            attempts.swept(txn, token, again_s=again_s)
 
     def live_tokens(self, now: float) -> set[str]:
         """Return the tokens of running attempts."""
         with self.transaction(now) as txn:
-            return queue.live_tokens(txn.conn)
+            return attempts.live_tokens(txn.conn)

@@ -232,6 +232,17 @@ delete_intents = sa.Table(
     sa.Index("ix_delete_intents_study", "study_uid"),
 )
 
+# Studies that were deleted while their files stayed on an adopted tier: the next look there must
+# not bring them back.
+let_go = sa.Table(
+    "let_go",
+    metadata,
+    sa.Column("study_uid", TEXT, primary_key=True),
+    sa.Column("tier", TEXT, primary_key=True),
+    time_("at_s"),
+    text_("who"),
+)
+
 # Bytes per tier: used = durable and known here; capacity as last seen.
 ledger = sa.Table(
     "ledger",

@@ -16,11 +16,14 @@ import sqlalchemy as sa
 from sqlalchemy.pool import StaticPool
 
 from raypacs.errors import InvalidQuery, NotFound, TierUnavailable
-from raypacs.index import sealing, search
+from raypacs.index import adopted, sealing, search
 from raypacs.index.reader import IndexReader, stored
-from raypacs.index.schema import instances, series, studies
+from raypacs.index.schema import copies, instances, series, studies
 from raypacs.index.sealing import ManifestRef, Row
 from raypacs.records import InstanceRecord, StoredInstance
+
+Place = tuple[str, str, int, float]
+"""Study UID, path, size in bytes and time of an adopted instance's file."""
 
 ManifestRows = Callable[[str, str], list[Row]]
 """(tier, path) of a manifest to its instances; raises NotFound once it was deleted."""
@@ -86,6 +89,24 @@ class SealedReader(IndexReader):
             if one.record.sop_instance_uid == sop_instance_uid
         )
         return next(ours, None)
+
+    def adopted_places(self, tier: str) -> Iterator[list[Place]]:
+        """Yield every instance on a tier, of sealed studies too: which file it is, in lists."""
+        with self._snapshot() as conn:
+            yield from adopted.open_places(conn, tier, _PAGE)
+            sealed = conn.execute(
+                sa.select(copies.c.study_uid)
+                .join(studies, studies.c.study_uid == copies.c.study_uid)
+                .where(copies.c.tier == tier, studies.c.sealed_s > 0)
+            ).scalars()
+            uids = list(sealed)
+        for uid in uids:
+            records = (one.record for one in self.instances(uid))
+            yield [
+                (uid, one.path, one.size_bytes, one.received_at_s)
+                for one in records
+                if one.tier == tier
+            ]
 
     def search_instances(self, params: search.Params) -> list[search.Row]:
         """QIDO-RS instances, with series' and study's attributes.

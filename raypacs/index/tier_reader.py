@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import sqlalchemy as sa
 
-from raypacs.index import deletion, queue, reinventory, sealing, site
+from raypacs.index import attempts, deletion, reinventory, sealing, site
 
 
 class TierReader:
@@ -83,4 +83,4 @@ class TierReader:
     def live_tokens(self) -> set[str]:
         """Return the tokens of the attempts that run."""
         with self._engine.connect() as conn:
-            return queue.live_tokens(conn)
+            return attempts.live_tokens(conn)

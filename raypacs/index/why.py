@@ -222,7 +222,9 @@ def _canceled(detail: Detail) -> str:
 
 
 def _deleted(detail: Detail) -> str:
-    return f"deleted from every cache: {_objects(detail)}, {_bytes(detail.get('size_bytes'))}"
+    told = f"deleted from every cache: {_objects(detail)}, {_bytes(detail.get('size_bytes'))}"
+    stay = detail.get("stay")
+    return f"{told}; {stay} adopted files stay where they are" if stay else told
 
 
 def _objects(detail: Detail) -> str:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from raypacs.config import Settings
 from raypacs.errors import IndexRefused, RaypacsError
 from raypacs.index import audit, deletion, ledger, queue, registration, relocation, settings
+from raypacs.index.adopt_writes import AdoptWrites
 from raypacs.index.audit import OutboxRow
 from raypacs.index.deletion import DeleteIntent
 from raypacs.index.engine import changes, insert
@@ -31,7 +32,7 @@ from raypacs.records import (
 )
 
 
-class IndexWriter(QueueWrites, NodeWrites, SealWrites, SiteWrites, Writing):
+class IndexWriter(QueueWrites, NodeWrites, SealWrites, SiteWrites, AdoptWrites, Writing):
     """All writes, under one epoch. Thread-safe: one transaction at a time.
 
     Every method may raise StaleEpoch: then nothing was changed, and this master must stop.

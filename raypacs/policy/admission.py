@@ -1,7 +1,8 @@
 """How much work a node gets, and which first (FEATURES C5).
 
 PREPARE runs on as many items as the node has cores; high and stat ones on ``reserved`` more, as
-their tasks overtake those of the others. All other kinds together have ``concurrency`` slots:
+their tasks overtake those of the others. Low ones (what was adopted, say) take no core from medium
+ones, whose tasks overtake theirs, too. All other kinds together have ``concurrency`` slots:
 ``reserved`` of them only for high and stat priority, at most ``heavy`` for memory-heavy kinds.
 Higher priority first, then what is due longest.
 
@@ -63,7 +64,12 @@ def _fits(work: Work, taken: list[Work], slots: Slots) -> bool:
     kind = KINDS[work.kind]
     if kind.per_core:
         more = slots.reserved if work.priority >= Priority.HIGH else 0
-        return sum(KINDS[one.kind].per_core for one in taken) < slots.cores + more
+        same = [one for one in taken if KINDS[one.kind].per_core]
+        if work.priority > Priority.LOW:
+            # What is low keeps its lease, but its tasks wait until the others have none.
+            rivals = sum(one.priority > Priority.LOW for one in same)
+            return rivals < slots.cores + more and len(same) < 2 * slots.cores + more
+        return len(same) < slots.cores
     others = [one for one in taken if not KINDS[one.kind].per_core]
     if len(others) >= slots.concurrency:
         return False

@@ -25,12 +25,15 @@ class Kind:
 
 
 PREPARE = "PREPARE"
+DERIVE = "DERIVE"
+ADOPT = "ADOPT"
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind("PROCESS", (IMAGE,)),
         Kind(PREPARE, (IMAGE, WEB), per_core=True),
+        Kind(DERIVE, (IMAGE,)),
         Kind("ARCHIVE", (IMAGE, LIBRARY), heavy=True),
         Kind("MIGRATE", (IMAGE,)),
         Kind("RESTORE", (IMAGE, LIBRARY), heavy=True),
@@ -43,6 +46,7 @@ KINDS: dict[str, Kind] = {
         Kind("VERIFY", (IMAGE, WEB)),
         Kind("COMPACT", (WEB,), heavy=True),
         Kind("REINDEX", (IMAGE,)),
+        Kind(ADOPT, (IMAGE, WEB)),
     )
 }
 

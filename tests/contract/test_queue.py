@@ -187,7 +187,7 @@ class TestAskedFor:
         with pytest.raises(NotFound, match=r"9\.9"):
             queue.writer.enqueue_item("PREPARE", "9.9", Wish(), T)
         queue.study("1.1")
-        with pytest.raises(InvalidQuery, match="known: ARCHIVE"):
+        with pytest.raises(InvalidQuery, match="known: ADOPT, ARCHIVE"):
             queue.writer.enqueue_item("BAKE", "1.1", Wish(), T)
         with pytest.raises(NotFound, match="n7"):
             queue.writer.enqueue_item("PREPARE", "1.1", Wish(wanted_node="n7"), T)

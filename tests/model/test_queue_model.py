@@ -221,7 +221,7 @@ class QueueModel(RuleBasedStateMachine):
             self.held[lease.item_id] = lease
             self.started[lease.token] = self.now
         mine = [one for one in self.held.values() if one.node == node and one.kind == "PREPARE"]
-        assert len(mine) <= 2 + 2, "more than it has cores, and 2 for urgent ones"
+        assert len(mine) <= 2 * 2 + 2, "low ones, as many others as cores, and 2 urgent ones"
 
     @rule(target=leases, study=STUDY, count=st.integers(1, 3), node=NODES)
     def arrives_and_is_taken(self, study: str, count: int, node: str) -> MultipleResults[Lease]:

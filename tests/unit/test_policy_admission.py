@@ -95,19 +95,29 @@ def test_nodes_poll_less_often_the_more_there_are() -> None:
 
 
 def test_every_kind_and_priority_has_its_name() -> None:
-    assert len(KINDS) == 14
+    assert len(KINDS) == 16
     assert [name for name, kind in KINDS.items() if kind.per_core] == ["PREPARE"]
     assert all(kind_of(name).name == name for name in KINDS)
     assert priority_of("stat") > priority_of("high") > priority_of("medium") > priority_of("low")
-    with pytest.raises(InvalidQuery, match="known: ARCHIVE"):
+    with pytest.raises(InvalidQuery, match="known: ADOPT, ARCHIVE"):
         kind_of("BAKE")
     with pytest.raises(InvalidQuery, match="known: low"):
         priority_of("urgent")
 
 
 def test_urgent_prepare_goes_beyond_the_cores() -> None:
-    running = works("PREPARE", 2)
+    running = works("PREPARE", 2, Priority.MEDIUM)
     assert admit(works("PREPARE", 3, Priority.MEDIUM, 50), running, SLOTS, 9) == []
     urgent = works("PREPARE", 3, Priority.HIGH, 100)
     assert admit(urgent, running, SLOTS, 9) == urgent[:2]
     assert admit(works("PREPARE", 1), urgent[:2], SLOTS, 9) == []
+
+
+def test_what_is_low_holds_nothing_else_up_and_is_never_more_than_the_cores() -> None:
+    low = works("PREPARE", 2)
+    assert admit(works("PREPARE", 3, first=50), low, SLOTS, 9) == []
+    medium = works("PREPARE", 3, Priority.MEDIUM, 100)
+    assert admit(medium, low, SLOTS, 9) == medium[:2]
+    assert admit(works("PREPARE", 1, first=50), medium[:2], SLOTS, 9) == []
+    # However often a running one is made low: so many in all.
+    assert admit(medium, works("PREPARE", 4), SLOTS, 9) == []
