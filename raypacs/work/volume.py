@@ -1,0 +1,178 @@
+"""The 3-D overview of a series, made from its parts while they are being published.
+
+Geometry comes from the DICOM JSON in the parts, pixels from the beginnings of the codestreams: no
+instance is read again. A series that is no volume has none; nothing that goes wrong here keeps a
+series from being published.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from raypacs.codec import geometry, htj2k
+from raypacs.codec.frame_geometry import FrameGeometry, frames_of
+from raypacs.codec.volume_stack import make_volume
+from raypacs.errors import RaypacsError, UnsupportedPixels
+from raypacs.policy import rules
+from raypacs.storage import pack_format
+from raypacs.storage.tier import Tier
+from raypacs.work.parts import PartResult, PieceResult
+
+Array = NDArray[Any]
+
+_log = logging.getLogger(__name__)
+# What odd headers or a decoder may cause that nobody foresaw: it costs the overview only.
+_UNFORESEEN = (
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError),
+    *(BufferError, MemoryError, OSError, struct.error, zlib.error),
+)
+
+
+def series_volume(
+    parts: Sequence[PartResult], web: Tier, is_kept: Callable[[PieceResult], bool]
+) -> bytes | None:
+    """Return the coded 3-D overview of a series; None where it is no volume (the log says why).
+
+    ``is_kept`` says which pieces stay prepared. Never raises for what is wrong with the series.
+    """
+    if not parts or _could_be(parts, is_kept) < geometry.FEWEST_FRAMES:
+        return None
+    series_uid = parts[0].series_uid
+    try:
+        return _made(parts, web, is_kept)
+    except UnsupportedPixels as exc:
+        _log.info("no 3-D overview: %s", exc, extra={"series": series_uid})
+    except (RaypacsError, *_UNFORESEEN):
+        _log.exception("no 3-D overview", extra={"series": series_uid})
+    return None
+
+
+def _could_be(parts: Sequence[PartResult], is_kept: Callable[[PieceResult], bool]) -> int:
+    """Return how many frames could be slices, from what is at hand without a read."""
+    return sum(piece.count for _, piece in _grey(parts, is_kept))
+
+
+def _grey(
+    parts: Sequence[PartResult], is_kept: Callable[[PieceResult], bool]
+) -> Iterator[tuple[PartResult, PieceResult]]:
+    for part in parts:
+        for piece in part.pieces:
+            grey = piece.record.samples == 1 and piece.form == rules.HTJ2K
+            if grey and not piece.low_own and is_kept(piece):
+                yield part, piece
+
+
+def _made(parts: Sequence[PartResult], web: Tier, is_kept: Callable[[PieceResult], bool]) -> bytes:
+    frames: list[FrameGeometry] = []
+    for part in parts:
+        frames += _geometry(part, web, is_kept)
+    stack = geometry.find_stack(frames)
+    lows = _Lows(web)
+    records = {}
+    levels = []
+    for part, piece in _grey(parts, is_kept):
+        lows.add(part)
+        records[piece.record.sop_instance_uid] = piece.record
+        levels.append(piece.levels)
+    record = records[stack.frames[0].sop_instance_uid]
+    frame_bytes = record.rows * record.columns * record.bits_allocated // 8
+    return make_volume(stack, lows.frame, levels=min(levels), frame_bytes=frame_bytes)
+
+
+def _geometry(
+    part: PartResult, web: Tier, is_kept: Callable[[PieceResult], bool]
+) -> list[FrameGeometry]:
+    """Return the frames of the instances whose header lies in a part."""
+    block = part.metadata
+    packed = web.read(part.path, block.offset, block.length)
+    text = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, block.raw_length)
+    frames = []
+    for _, piece in _grey([part], is_kept):
+        if piece.metadata is not None:
+            offset, length = piece.metadata
+            frames += frames_of(json.loads(text[offset : offset + length]))
+    return frames
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in a part object a frame lies: low part and rest."""
+
+    part: PartResult
+    low_offset: int
+    low_length: int
+    rest_offset: int
+    rest_length: int
+
+
+@dataclass
+class _Lows:
+    """Frames at low resolution, from the parts; those of one part are asked for together."""
+
+    web: Tier
+    _places: dict[tuple[str, int], _Place] = field(default_factory=dict)
+    _known: set[str] = field(default_factory=set)
+    _kept: dict[tuple[str, int], bytes] = field(default_factory=dict)
+
+    def add(self, part: PartResult) -> None:
+        """Note where the frames of a part lie."""
+        if part.path in self._known:
+            return
+        self._known.add(part.path)
+        low, rest = part.low_offset, 0
+        for piece in part.pieces:
+            next_low, next_rest = low + piece.low_length, rest + piece.rest_length
+            if piece.form == rules.HTJ2K:
+                uid = piece.record.sop_instance_uid
+                for number, row in enumerate(pack_format.FRAME.iter_unpack(piece.table), 1):
+                    place = _Place(part, low, row[0], rest, row[1])
+                    self._places[uid, piece.first + number] = place
+                    low, rest = low + row[0], rest + row[1]
+            low, rest = next_low, next_rest
+
+    def frame(self, frame: FrameGeometry, halvings: int) -> Array:
+        """Return a frame with its sides halved so many times. Raises UnsupportedPixels."""
+        place = self._places.get((frame.sop_instance_uid, frame.frame_number))
+        if place is None:
+            raise UnsupportedPixels("a frame of the volume was not prepared")
+        part = place.part
+        # All low parts of a part lie together: one read for about a chunk of slices.
+        lows = self._range(part, part.low_offset, part.metadata.offset - part.low_offset)
+        at = place.low_offset - part.low_offset
+        data = lows[at : at + place.low_length]
+        header = htj2k.read_main_header(data)
+        ends = header.resolution_ends
+        whole = place.low_length + place.rest_length
+        end = ends[header.levels - halvings] if ends and halvings else whole
+        if end > place.low_length:
+            data += self._rest(place, end - place.low_length)
+        pixels = htj2k.decode_frame(data[:end], skip_resolutions=halvings)
+        expected = tuple(-(-side >> halvings) for side in (frame.rows, frame.columns))
+        if pixels.shape != expected:
+            raise UnsupportedPixels(f"frame of {pixels.shape}, {expected} expected")
+        return pixels
+
+    def _rest(self, place: _Place, length: int) -> bytes:
+        part = place.part
+        if self.web.local_path(part.path) is not None:
+            return self.web.read(part.path, place.rest_offset, length)
+        # Far away a request costs more than a part's bytes.
+        rests = self._range(part, 0, part.low_offset)
+        return rests[place.rest_offset : place.rest_offset + length]
+
+    def _range(self, part: PartResult, start: int, length: int) -> bytes:
+        key = part.path, start
+        if key not in self._kept:
+            for path, begin in list(self._kept):
+                if path != part.path:
+                    del self._kept[path, begin]
+            self._kept[key] = self.web.read(part.path, start, length)
+        return self._kept[key]
