@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import imagecodecs
@@ -89,6 +90,9 @@ def _agreed(first: Array, second: Array, names: str) -> Array:
 
 def _rle(data: bytes, layout: PixelLayout) -> Array:
     """RLE Lossless (PS3.5 annex G): segments are bytes of samples, most significant first."""
+    if layout.bits_allocated == 1:  # packed on its own before (PS3.5 section 8.1.1), one segment
+        whole = replace(layout, rows=1, columns=layout.frame_bytes, bits_allocated=8)
+        return native_frame(_rle(data, whole).tobytes(), layout)
     kind = np.dtype(f"u{layout.bits_allocated // 8}")
     # Segment by segment first: it checks the header, which the faster decoder trusts (a damaged
     # one makes it write outside its buffer).
