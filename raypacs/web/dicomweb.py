@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from starlette.applications import Starlette
@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from raypacs.errors import NotFound, RaypacsError, UnsupportedPixels
-from raypacs.web import instances, overviews, problem, qido, rendering, store
+from raypacs.errors import NotFound, RaypacsError
+from raypacs.web import instances, overviews, problem, qido, store
 from raypacs.web.gateway import Gateway
 from raypacs.web.hot import read_accept
 from raypacs.web.multipart import TAIL, content_type, part_head
@@ -25,14 +25,15 @@ from raypacs.web.negotiate import Choice, accepts_gzip, choose_frame, choose_pla
 from raypacs.web.places import Place, SeriesView
 from raypacs.web.problem import Problem
 from raypacs.web.ranges import parse_range
+from raypacs.web.rendering.resources import picture_routes
+from raypacs.web.responses import not_modified, root_url, streamed
 from raypacs.web.services import Row, SearchParams
-from raypacs.web.tags import matches, tag_of
+from raypacs.web.tags import tag_of
 
 _log = logging.getLogger("raypacs.web")
 
 JSON = "application/dicom+json"
 _JSON_TYPES = (JSON, "application/json")
-_IMAGES = ("image/jpeg", "image/png")
 _GZIP_FROM_BYTES = 1000
 
 
@@ -59,8 +60,7 @@ def create_dicomweb(gateway: Gateway) -> Starlette:
             route(series + "/metadata", resources.series_metadata),
             route(instance + "/metadata", resources.instance_metadata),
             route(series + "/overview", resources.overview),
-            route(instance + "/rendered", resources.rendered),
-            route(instance + "/frames/{frames}/rendered", resources.rendered),
+            *picture_routes(gateway),
             route(instance + "/bulkdata/{path:path}", resources.bulk),
             route(study, resources.retrieve_study),
             route(study, resources.store, ["POST"]),
@@ -176,7 +176,7 @@ class _Resources:
     ) -> Response:
         gzipped = accepts_gzip(request.headers.get("accept-encoding", ""))
         tag = tag_of(places, f"metadata {gzipped}")
-        if (same := _not_modified(request, tag, _VARY)) is not None:
+        if (same := not_modified(request, tag, _VARY)) is not None:
             return same
         body = await asyncio.to_thread(make, gzipped)
         return _encoded(body, JSON, {"ETag": tag}, gzipped=gzipped)
@@ -189,7 +189,7 @@ class _Resources:
         if choice is None:
             raise Problem(406, f"bulk data is {kind}", Vary="Accept")
         tag = tag_of([place], f"bulk {path} {choice.multipart}", weak=choice.multipart)
-        if (same := _not_modified(request, tag, "Accept")) is not None:
+        if (same := not_modified(request, tag, "Accept")) is not None:
             return same
         data = await asyncio.to_thread(self._gateway.metadata.bulk, place, path)
         headers = {"ETag": tag, "Vary": "Accept"}
@@ -216,7 +216,7 @@ class _Resources:
         chosen = [(place, instances.choose(place, accept)) for place in places]
         sent = [(place, choice) for place, choice in chosen if choice is not None]
         tag = tag_of(places, f"instances {[choice for _, choice in chosen]}", weak=True)
-        if sent and (same := _not_modified(request, tag, "Accept")) is not None:
+        if sent and (same := not_modified(request, tag, "Accept")) is not None:
             return same
         instances_of = self._gateway.instances
         if len(sent) > 1:
@@ -244,7 +244,7 @@ class _Resources:
             return StreamingResponse(iter(()), status, headers=headers)
         # The first piece before the status: what cannot be read at all becomes a problem.
         first = await asyncio.to_thread(next, pieces, b"")
-        return StreamingResponse(_streamed(first, pieces), status, headers=headers)
+        return StreamingResponse(streamed(first, pieces), status, headers=headers)
 
     def _parts(self, sent: list[tuple[Place, Choice]], root: str) -> Iterator[bytes]:
         """Yield the parts. What cannot be had after all is left out; raises if nothing can."""
@@ -270,34 +270,7 @@ class _Resources:
             raise failed
         yield TAIL
 
-    # Pictures -------------------------------------------------------------------------------
-
-    async def rendered(self, request: Request) -> Response:
-        place = await self._place(request)
-        listed = request.path_params.get("frames", "1")
-        if not listed.isascii() or not listed.isdigit() or int(listed) < 1:
-            raise Problem(406 if "," in listed else 400, "one frame is rendered at a time")
-        query = request.query_params
-        media = choose_plain(read_accept(request.scope), _IMAGES)
-        if media is None:
-            raise Problem(406, f"rendered frames are {' or '.join(_IMAGES)}")
-        wanted = rendering.Wanted(
-            media,
-            rendering.parse_quality(query.get("quality", "90")),
-            rendering.parse_window(query["window"]) if "window" in query else None,
-            rendering.parse_viewport(query["viewport"]) if "viewport" in query else None,
-        )
-        if place.frames == 0:
-            raise UnsupportedPixels("the instance has no pixels")
-        tag = tag_of([place], f"rendered {listed} {wanted}")
-        if (same := _not_modified(request, tag, "Accept")) is not None:
-            return same
-        body = await asyncio.to_thread(self._render, place, int(listed), wanted)
-        return Response(body, media_type=media, headers={"ETag": tag, "Vary": "Accept"})
-
-    def _render(self, place: Place, number: int, wanted: rendering.Wanted) -> bytes:
-        picture = self._gateway.frames.array(place, number)
-        return rendering.render(picture, self._gateway.header(place), number, wanted)
+    # Overviews -------------------------------------------------------------------------------
 
     async def overview(self, request: Request) -> Response:
         view = await self._view(request)
@@ -310,7 +283,7 @@ class _Resources:
         weak = media != overviews.MEDIA_TYPE
         tag = tag_of(_places([view]), f"overview {level} {media}", weak=weak)
         headers = {"ETag": tag, "Vary": "Accept"}
-        if (same := _not_modified(request, tag, "Accept")) is not None:
+        if (same := not_modified(request, tag, "Accept")) is not None:
             return same
         if media == overviews.MEDIA_TYPE:
             body = await asyncio.to_thread(self._gateway.overviews.container, view, level)
@@ -338,11 +311,6 @@ class _Resources:
 _VARY = "Accept, Accept-Encoding"
 
 
-def root_url(request: Request) -> str:
-    """Return the DICOMweb root as this client sees it."""
-    return f"{request.url.scheme}://{request.url.netloc}{request.scope.get('root_path', '')}"
-
-
 def _require_json(request: Request) -> None:
     if choose_plain(read_accept(request.scope), _JSON_TYPES) is None:
         raise Problem(406, f"the answer is {JSON}", Vary="Accept")
@@ -367,13 +335,6 @@ def _places(views: list[SeriesView]) -> list[Place]:
     return [place for view in views for place in view.places.values()]
 
 
-def _not_modified(request: Request, tag: str, vary: str) -> Response | None:
-    """Return 304 if the client has what ``tag`` stands for."""
-    if not matches(request.headers.get("if-none-match", ""), tag):
-        return None
-    return Response(status_code=304, headers={"ETag": tag, "Vary": vary})
-
-
 def _ranged(
     request: Request, data: bytes, kind: str, headers: dict[str, str] | None = None
 ) -> Response:
@@ -389,9 +350,3 @@ def _ranged(
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
         return Response(data[start:stop], 206, media_type=kind, headers=headers)
     return Response(data, media_type=kind, headers=headers)
-
-
-async def _streamed(first: bytes, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    while piece := await asyncio.to_thread(next, pieces, b""):
-        yield piece

@@ -96,6 +96,12 @@ def _split(text: str, separator: str) -> list[str]:
 @lru_cache(maxsize=1024)
 def parse_accept(header: str) -> tuple[MediaRange, ...]:
     """Return the acceptable media ranges, best first; an empty header accepts anything."""
+    return tuple(one for one in parse_ranges(header) if one.quality > 0)
+
+
+@lru_cache(maxsize=1024)
+def parse_ranges(header: str) -> tuple[MediaRange, ...]:
+    """Return all media ranges, best first, those with ``q=0`` too: they exclude a type."""
     ranges: list[MediaRange] = []
     for element in _split(header, ","):
         pieces = [piece.strip() for piece in _split(element, ";")]
@@ -110,8 +116,7 @@ def parse_accept(header: str) -> tuple[MediaRange, ...]:
                 quality = _quality(value)
             elif name:
                 params.append((name, value))
-        if quality > 0:
-            ranges.append(MediaRange(pieces[0].lower(), tuple(params), quality))
+        ranges.append(MediaRange(pieces[0].lower(), tuple(params), quality))
     if not ranges and not header.strip():
         ranges.append(MediaRange("*/*", (), 1.0))
     return tuple(sorted(ranges, key=lambda r: -r.quality))

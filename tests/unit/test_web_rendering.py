@@ -11,6 +11,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from raypacs.web.pixels import Picture
 from raypacs.web.problem import Problem
 from raypacs.web.rendering import (
+    Viewport,
     Wanted,
     Window,
     parse_quality,
@@ -95,7 +96,7 @@ def test_signed_colour_is_clipped() -> None:
 
 def test_viewport_keeps_the_aspect() -> None:
     array = np.tile(np.arange(256, dtype=np.uint8), (128, 1))
-    wanted = Wanted("image/png", viewport=(64, 64))
+    wanted = Wanted("image/png", viewport=Viewport(64, 64))
     small = imagecodecs.png_decode(render(grey(array), header(), 1, wanted))
     assert small.shape == (32, 64)
     assert np.abs(small[0].astype(int) - np.arange(64) * 4 - 2).max() <= 4
@@ -122,4 +123,4 @@ def test_bad_viewport(text: str) -> None:
 def test_good_parameters() -> None:
     assert parse_window("40,400,LINEAR-EXACT") == Window(40, 400, "linear-exact")
     assert parse_quality("75") == 75
-    assert parse_viewport("320,200") == (320, 200)
+    assert parse_viewport("320,200") == Viewport(320, 200)
