@@ -12,7 +12,7 @@ import os
 import re
 import stat
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -22,9 +22,11 @@ from urllib.parse import unquote
 from raypacs.config import TierSettings
 from raypacs.errors import NotFound, ObjectChanged, TierUnavailable
 from raypacs.records import InstanceRecord
+from raypacs.storage.extents import GAP_BYTES, Extent
 from raypacs.storage.local import LocalTier
 from raypacs.storage.objects import Buffer, ObjectInfo, ObjectWriter, split_url
 from raypacs.storage.remote import FsspecTier
+from raypacs.storage.s3 import SCHEMES, S3Tier
 
 # A file server is asked for so many folders at once; a disk of this host is no slower for it.
 _LISTERS = 8
@@ -54,13 +56,15 @@ class AdoptedTier:
     def __init__(self, settings: TierSettings) -> None:
         """Raises ConfigError, TierUnavailable (also for a folder that is not there)."""
         url = split_url(settings)
-        self._inner: LocalTier | FsspecTier
+        self._inner: LocalTier | S3Tier | FsspecTier
         if url.scheme in ("", "file"):
             root = unquote(url.path)
             if not os.path.isdir(root):
                 why = f"tier {settings.name}: there is no folder {root!r}"
                 raise TierUnavailable(why, tier=settings.name)
             self._inner = LocalTier(settings)
+        elif url.scheme in SCHEMES:
+            self._inner = S3Tier(settings)
         else:
             self._inner = FsspecTier(settings)
         self.settings = settings
@@ -104,6 +108,12 @@ class AdoptedTier:
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         """See :meth:`Tier.read`."""
         return self._inner.read(path, start, length)
+
+    def read_ranges(
+        self, path: str, extents: Sequence[Extent], *, gap_bytes: int = GAP_BYTES
+    ) -> list[bytes]:
+        """See :meth:`Tier.read_ranges`."""
+        return self._inner.read_ranges(path, extents, gap_bytes=gap_bytes)
 
     def size(self, path: str) -> int:
         """See :meth:`Tier.size`."""
@@ -165,13 +175,15 @@ def check_unchanged(tier: object, record: InstanceRecord) -> None:
         NotFound: it is gone. ObjectChanged: it has another size or time.
         TierUnavailable: it cannot be asked for.
     """
-    if not isinstance(tier, AdoptedTier):
+    opened = getattr(tier, "opened", None)  # of one that is opened late
+    archive = opened() if opened is not None else tier
+    if not isinstance(archive, AdoptedTier):
         return
-    found = tier.stat(record.path)
+    found = archive.stat(record.path)
     if (found.size_bytes, found.modified_s) != (record.size_bytes, record.received_at_s):
         raise ObjectChanged(
-            f"{record.path} on {tier.name} changed since it was adopted",
-            tier=tier.name,
+            f"{record.path} on {archive.name} changed since it was adopted",
+            tier=archive.name,
             path=record.path,
         )
 

@@ -7,6 +7,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 
 from raypacs.errors import NotFound, TierFull, TierUnavailable
 from raypacs.layout import new_token
@@ -28,11 +29,21 @@ class Folder:
         self.fd = fd
 
     def removed(self) -> bool:
-        """Whether the folder was removed since it was opened."""
-        return os.fstat(self.fd).st_nlink == 0
+        """Whether the folder was removed since it was opened.
+
+        One that a file server does not know any more (ESTALE) was removed as well: opened anew, it
+        may be there again.
+        """
+        try:
+            return os.fstat(self.fd).st_nlink == 0
+        except OSError as exc:
+            if exc.errno != errno.ESTALE:
+                raise
+            return True
 
     def __del__(self) -> None:
-        os.close(self.fd)
+        with suppress(OSError):  # of a file server that is away
+            os.close(self.fd)
 
 
 class Folders:

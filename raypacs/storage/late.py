@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Generic, TypeVar
 
 from raypacs.config import TierSettings
 from raypacs.errors import ConfigError, NotFound, RaypacsError, TierUnavailable
+from raypacs.storage.extents import GAP_BYTES, Extent
 from raypacs.storage.tier import Buffer, ObjectInfo, ObjectWriter, Tier, open_tier
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,12 @@ class LateTier:
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         """See :meth:`Tier.read`."""
         return self.ask(lambda tier: tier.read(path, start, length))
+
+    def read_ranges(
+        self, path: str, extents: Sequence[Extent], *, gap_bytes: int = GAP_BYTES
+    ) -> list[bytes]:
+        """See :meth:`Tier.read_ranges`."""
+        return self.ask(lambda tier: tier.read_ranges(path, extents, gap_bytes=gap_bytes))
 
     def size(self, path: str) -> int:
         """See :meth:`Tier.size`."""

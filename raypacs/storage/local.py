@@ -12,7 +12,8 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 from urllib.parse import unquote
@@ -26,6 +27,7 @@ from raypacs.errors import (
     TierFull,
     TierUnavailable,
 )
+from raypacs.storage.extents import GAP_BYTES, Extent
 from raypacs.storage.folders import (
     FOLDER_MODE,
     MISSING,
@@ -96,19 +98,27 @@ class LocalTier:
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         """Return ``length`` bytes from ``start`` (default: to the end; fewer at the end)."""
+        with self._opened(path) as (fd, size):
+            return _read_at(
+                fd, start, size - start if length is None else min(length, size - start)
+            )
+
+    def read_ranges(
+        self, path: str, extents: Sequence[Extent], *, gap_bytes: int = GAP_BYTES
+    ) -> list[bytes]:
+        """Return the bytes of each extent: by one read each, as nothing is gained by joining."""
+        with self._opened(path) as (fd, size):
+            return [_read_at(fd, offset, min(length, size - offset)) for offset, length in extents]
+
+    @contextmanager
+    def _opened(self, path: str) -> Iterator[tuple[int, int]]:
+        """Open an object for reading: descriptor and size."""
         try:
             fd = os.open(self.local_path(path), os.O_RDONLY | os.O_CLOEXEC)
         except OSError as exc:
             raise self._unavailable(exc, path) from exc
         try:
-            wanted = os.fstat(fd).st_size - start
-            wanted = max(0, wanted if length is None else min(length, wanted))
-            parts = []
-            while wanted > 0 and (part := os.pread(fd, wanted, start)):
-                parts.append(part)
-                start += len(part)
-                wanted -= len(part)
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+            yield fd, os.fstat(fd).st_size
         except OSError as exc:
             raise self._unavailable(exc, path) from exc
         finally:
@@ -129,8 +139,14 @@ class LocalTier:
         return ObjectInfo(path, state.st_size, state.st_mtime)
 
     def exists(self, path: str) -> bool:
-        """Whether an object with this path is there."""
-        return os.path.isfile(self.local_path(path))
+        """Whether an object with this path is there. Raises TierUnavailable."""
+        name = self.local_path(path)
+        try:
+            return stat.S_ISREG(os.stat(name).st_mode)
+        except OSError as exc:
+            if exc.errno in MISSING:
+                return False
+            raise self._unavailable(exc, path) from exc
 
     def local_path(self, path: str) -> str:
         """Return the absolute file name, for ``os.open`` and ``os.pread``."""
@@ -162,13 +178,16 @@ class LocalTier:
                 return
             raise self._unavailable(exc, prefix) from exc
         for entry in found:
-            if entry.is_dir(follow_symlinks=False):
+            try:
+                folder = entry.is_dir(follow_symlinks=False)
+                info = None if folder else entry.stat(follow_symlinks=False)
+            except FileNotFoundError:  # deleted while we walk
+                continue
+            except OSError as exc:
+                raise self._unavailable(exc, prefix + entry.name) from exc
+            if info is None:
                 yield from self._walk(entry.path, f"{prefix}{entry.name}/", "")
-            elif entry.is_file(follow_symlinks=False) and not entry.name.startswith(TEMPORARY):
-                try:
-                    info = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:  # deleted while we walk
-                    continue
+            elif stat.S_ISREG(info.st_mode) and not entry.name.startswith(TEMPORARY):
                 yield ObjectInfo(prefix + entry.name, info.st_size, info.st_mtime)
 
     def prune(self, prefix: str) -> None:
@@ -259,6 +278,15 @@ def _not_opened(settings: TierSettings, exc: OSError | ValueError) -> RaypacsErr
     return TierUnavailable(why, tier=settings.name)
 
 
+def _read_at(fd: int, start: int, wanted: int) -> bytes:
+    parts = []
+    while wanted > 0 and (part := os.pread(fd, wanted, start)):
+        parts.append(part)
+        start += len(part)
+        wanted -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 class LocalWriter:
     """Writes one new file of a :class:`LocalTier`."""
 
@@ -300,12 +328,13 @@ class LocalWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self._fd)
+        # What fails here changes nothing any more: the object was flushed and named, or is none. A
+        # hidden name that stays is removed by a later prune.
+        with suppress(OSError):
+            os.close(self._fd)
         if self._hidden:
-            try:
+            with suppress(OSError):
                 os.unlink(self._hidden, dir_fd=self._folder.fd)
-            except FileNotFoundError:
-                pass
         self._tier.used.end(self._path, self._size_bytes, committed=self._committed)
 
     def write(self, data: Buffer) -> int:
@@ -330,6 +359,10 @@ class LocalWriter:
         try:
             if self._durable:
                 self._tier.folders.sync(self._fd)
+            else:
+                # A file server may refuse what it took (no space, quota) as late as at a close
+                # (close(2)); a copy of the descriptor is closed while nothing is visible yet.
+                os.close(os.dup(self._fd))
             self._link()
             self._sync_name()
         except FileExistsError as exc:
@@ -352,12 +385,22 @@ class LocalWriter:
                 else:
                     os.link(source, name, dst_dir_fd=self._folder.fd, follow_symlinks=True)
                 return
+            except FileExistsError:
+                # A file server that links, and whose answer is lost, is asked again by the kernel
+                # and finds the name taken: by us (NFS; open(2) has it under O_EXCL).
+                if not self._is_ours(name):
+                    raise
+                return
             except FileNotFoundError:
                 # The folder was pruned while it was still empty. An unnamed file can be linked
                 # into its successor; a hidden one keeps its folder from being empty.
                 if self._hidden or not self._folder.removed() or attempt == 3:
                     raise
                 self._folder = self._tier_folder()
+
+    def _is_ours(self, name: str) -> bool:
+        found, ours = os.stat(name, dir_fd=self._folder.fd), os.fstat(self._fd)
+        return (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino)
 
     def _sync_name(self) -> None:
         if not self._durable:

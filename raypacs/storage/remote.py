@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +13,7 @@ from fsspec.core import url_to_fs
 
 from raypacs.config import TierSettings
 from raypacs.errors import AlreadyExists, ConfigError, NotFound, TierFull, TierUnavailable
+from raypacs.storage.extents import GAP_BYTES, Extent, read_joined
 from raypacs.storage.objects import (
     UNLIMITED_BYTES,
     Buffer,
@@ -25,7 +26,7 @@ from raypacs.storage.used import UsedBytes
 
 # Stores where a finished PUT is durable by their own word. "memory" is the reference of the tests:
 # as durable as its process.
-_DURABLE = frozenset({"memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "swift"})
+_DURABLE = frozenset({"memory", "gs", "gcs", "abfs", "abfss", "az", "oss", "swift"})
 # What fsspec and its stores answer to a URL that they cannot make sense of.
 _NO_STORE = (ValueError, ImportError, TypeError, LookupError, AttributeError, RuntimeError)
 _SPOOL_BYTES = 16 * 1024 * 1024
@@ -86,6 +87,17 @@ class FsspecTier:
             return bytes(self._fs.cat_file(self._full(path), start=start, end=end))
         except OSError as exc:
             raise self.error(exc, path) from exc
+
+    def read_ranges(
+        self, path: str, extents: Sequence[Extent], *, gap_bytes: int = GAP_BYTES
+    ) -> list[bytes]:
+        """Return the bytes of each extent; those close together are read by one request."""
+        return read_joined(
+            lambda wanted: [self.read(path, start, length) for start, length in wanted],
+            extents,
+            gap_bytes=gap_bytes,
+            most_bytes=_COPY_BYTES,
+        )
 
     def size(self, path: str) -> int:
         """Return the size in bytes. Raises NotFound, TierUnavailable."""

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from raypacs.config import TierSettings
 from raypacs.storage.adopted import AdoptedTier
+from raypacs.storage.extents import GAP_BYTES, Extent
 from raypacs.storage.local import LocalTier
 from raypacs.storage.objects import UNLIMITED_BYTES, Buffer, ObjectInfo, ObjectWriter, split_url
 from raypacs.storage.remote import FsspecTier
+from raypacs.storage.s3 import SCHEMES, S3Tier
 
 __all__ = [
     "UNLIMITED_BYTES",
     "Buffer",
+    "Extent",
     "FsspecTier",
     "LocalTier",
     "ObjectInfo",
     "ObjectWriter",
+    "S3Tier",
     "Tier",
     "open_tier",
 ]
@@ -60,6 +64,15 @@ class Tier(Protocol):
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         """Return up to ``length`` bytes from ``start``. Raises NotFound."""
 
+    def read_ranges(
+        self, path: str, extents: Sequence[Extent], *, gap_bytes: int = GAP_BYTES
+    ) -> list[bytes]:
+        """Return the bytes of each (offset, length), in the order given; fewer at the end.
+
+        On a store, ranges at most ``gap_bytes`` apart are read by one request, and requests go
+        out together. Raises NotFound.
+        """
+
     def size(self, path: str) -> int:
         """Return the size in bytes. Raises NotFound."""
 
@@ -98,6 +111,9 @@ def open_tier(settings: TierSettings) -> Tier:
     """
     if settings.adopted:
         return AdoptedTier(settings)
-    if split_url(settings).scheme in ("", "file"):
+    scheme = split_url(settings).scheme
+    if scheme in ("", "file"):
         return LocalTier(settings)
+    if scheme in SCHEMES:
+        return S3Tier(settings)
     return FsspecTier(settings)
