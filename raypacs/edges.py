@@ -80,6 +80,8 @@ def make_intake(
         ),
         aside_known=reader.aside_known,
         known_sealed=reader.known_sealed,
+        served=lambda study_uid, series_uid, uid: reader.served(study_uid, uid),
+        checksums=lambda told: call("checksums", told),
     )
     return Intake(
         tiers.of_role("image"),  # read-only ones, too: what they hold is known, recovered

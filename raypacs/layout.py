@@ -13,6 +13,7 @@ Web tier::
 
     studies/{Study}/{Series}/{token}.pack (+ .hdr) prepared series and its header sidecar
     attempts/{token}/{part}                        parts of a running attempt
+    adoptions/{token}.jsonl.gz                     what an adoption left out, and why
 
 Every tier::
 
@@ -161,6 +162,11 @@ def _marks(marker_path: str) -> tuple[int, int]:
 def attempt_prefix(token: str) -> str:
     """Folder of a running attempt's part objects."""
     return f"{ATTEMPTS}{token}/"
+
+
+def adoption_report(token: str) -> str:
+    """Path of the report of an adoption's attempt."""
+    return f"adoptions/{token}.jsonl.gz"
 
 
 def attempt_part(token: str, series_uid: str, number: int) -> str:

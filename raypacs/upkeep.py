@@ -104,6 +104,10 @@ class TierSet:
             except TierUnavailable as exc:
                 log.warning("tier unreachable: %s", exc, extra={"tier": settings.name})
 
+    def try_open(self, settings: TierSettings) -> None:
+        """See that a tier can be used now. Raises ConfigError, TierUnavailable."""
+        self._opener(settings)
+
     def reachable(self, role: str = "") -> list[Tier]:
         """Return the open tiers (of a role)."""
         return [t for t in self._tiers.values() if t is not None and role in ("", t.role)]

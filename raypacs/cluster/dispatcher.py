@@ -30,7 +30,7 @@ from raypacs.index.sealed_reader import SealedReader
 from raypacs.records import Assignment, Lease, Poll
 from raypacs.storage.manifest import Manifests
 from raypacs.work.kinds import RUNS
-from raypacs.work.run import Run, Site, TaskFailure
+from raypacs.work.run import Archives, Run, Site, TaskFailure
 from raypacs.work.source import find_tier
 
 _log = logging.getLogger("raypacs.cluster.dispatcher")
@@ -213,6 +213,23 @@ class Dispatcher:
             manifests=self._manifests,
             available_bytes=self._rooms.available_bytes,
             refused=self._rooms.refused,
+            site_id=self._reader.site().site_id,
+            boot=self._boot,
+            archives=self._archives(),
+        )
+
+    def _archives(self) -> Archives:
+        reader, call = self._reader, self._master.call
+        return Archives(
+            places=reader.adopted_places,
+            register=lambda records, prepare, deleted: call(
+                "register_adopted", records, prepare=prepare, deleted=deleted
+            ),
+            served=lambda record: reader.served(record.study_uid, record.sop_instance_uid),
+            checksums=lambda told: call("checksums", told),
+            moved=lambda record, lost: bool(call("relocate_adopted", record, lost)),
+            prepare=lambda study_uids: call("let_prepare", study_uids),
+            progress=lambda lease, progress: call("item_progress", lease, progress),
         )
 
     def _manifests(self, study_uid: str) -> list[tuple[str, str]]:

@@ -29,8 +29,10 @@ EDGE_EVENTS = (
     "settings",
     "apply_settings",
     "status",
+    "checksums",
     # Orders of operators, from the REST API of any node.
     "enqueue_item",
+    "order_adoption",
     "reschedule_items",
     "cancel_items_matching",
     "delete_items",

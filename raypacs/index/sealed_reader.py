@@ -90,6 +90,11 @@ class SealedReader(IndexReader):
         )
         return next(ours, None)
 
+    def served(self, study_uid: str, sop_instance_uid: str) -> InstanceRecord | None:
+        """Return the record of the served instance, as :meth:`locate_instance`."""
+        found = self.locate_instance(sop_instance_uid, study_uid)
+        return found.record if found is not None else None
+
     def adopted_places(self, tier: str) -> Iterator[list[Place]]:
         """Yield every instance on a tier, of sealed studies too: which file it is, in lists."""
         with self._snapshot() as conn:

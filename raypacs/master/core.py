@@ -20,6 +20,7 @@ from raypacs.errors import NotFound, StaleEpoch, StudySealed, TierUnavailable
 from raypacs.index.engine import migrate, open_engine
 from raypacs.index.reader import IndexReader
 from raypacs.index.writer import IndexWriter
+from raypacs.master.adopting import AdoptEvents
 from raypacs.master.base import Due
 from raypacs.master.keeping import DELETE_GRACE_S, TierDuties
 from raypacs.master.nodes import NodeEvents
@@ -52,7 +53,7 @@ class Ticked:
     deleted_objects: int = 0
 
 
-class Master(QueueEvents, NodeEvents, SealDuties, TierDuties):
+class Master(QueueEvents, NodeEvents, AdoptEvents, SealDuties, TierDuties):
     """Claims the next epoch in its constructor and answers events under it.
 
     Every method but ``status`` and ``settings`` may raise StaleEpoch. Thread-safe, save ``tick``

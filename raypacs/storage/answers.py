@@ -24,6 +24,8 @@ class IntakePorts:
     when it is full. ``aside_known`` says if bytes (SOP Instance UID, sha256) are kept aside.
     ``known_sealed`` answers as ``known`` for an instance of a sealed series, found by its Study,
     Series and SOP Instance UID. ``register`` may leave out answers: those records wait.
+    ``served`` answers for the same UIDs the record of the served instance; ``checksums`` is told
+    the SHA-256 of such that had none, as they were adopted.
     """
 
     known: Callable[[str], tuple[str, str, str] | None]
@@ -32,6 +34,8 @@ class IntakePorts:
     grant: Callable[[str, int], int]
     aside_known: Callable[[str, str], bool] = lambda sop_instance_uid, sha256: False
     known_sealed: Callable[[str, str, str], tuple[str, str, str] | None] = lambda *uids: None
+    served: Callable[[str, str, str], InstanceRecord | None] = lambda *uids: None
+    checksums: Callable[[list[tuple[InstanceRecord, str]]], object] = lambda told: None
 
 
 @dataclass(frozen=True, slots=True)

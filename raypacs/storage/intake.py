@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
@@ -41,6 +42,7 @@ from raypacs.storage.placing import ImageTiers
 from raypacs.storage.recovery import recover
 from raypacs.storage.registrar import Registrar, enrol
 from raypacs.storage.room import Allotments, Markers
+from raypacs.storage.settling import register_decided, served_sha256
 from raypacs.storage.site import Mounted
 from raypacs.storage.tier import Buffer, Tier
 
@@ -49,6 +51,7 @@ __all__ = ["Intake", "IntakePorts", "Stored"]
 LOG = logging.getLogger(__name__)
 
 _MOST_UNREGISTERED = 10_000
+_MOST_LEARNED = 10_000
 _CLAIM_WAIT_S = 10.0
 _CLAIM_POLL_S = 0.01
 
@@ -73,7 +76,6 @@ class Intake:
     ) -> None:
         if "." in boot:
             raise ValueError("a boot name has no dots: it is the first part of a marker's name")
-        self._ports = ports
         self._settings = settings
         self._clock = clock
         self.boot = boot
@@ -81,6 +83,9 @@ class Intake:
         self._room = Allotments(ports.grant, settings.allotment_bytes)
         self._markers = Markers(tiers, boot)
         self._tiers = ImageTiers(tiers, self._room, self._markers, Mounted(site_id))
+        ports = replace(ports, register=partial(register_decided, ports, self._tiers))
+        self._ports = ports
+        self._learned: deque[tuple[InstanceRecord, str]] = deque(maxlen=_MOST_LEARNED)
         self._aside = Aside(self._tiers, ports, self._markers.leave)
         self._registrar = Registrar(
             partial(enrol, ports),
@@ -232,6 +237,8 @@ class Intake:
             known = self._ports.known(uid) or self._ports.known_sealed(
                 record.study_uid, record.series_uid, uid
             )
+            if known is not None and not known[0]:
+                known = (self._checksum(record), *known[1:])
             if known is not None and (known[0] != record.sha256 or self._tiers.hold(known[2])):
                 return self._again(record, parts, known[0], known[1])
             written = self._write(record, parts)
@@ -245,6 +252,22 @@ class Intake:
             if not kept:
                 self._claims.release(uid)
         return _answer(record, Outcome.STORED)
+
+    def _checksum(self, record: InstanceRecord) -> str:
+        """Return the SHA-256 of the adopted instance that is served under the record's UID.
+
+        '' where it cannot be the same, or cannot be compared any more. Raises TierUnavailable.
+        """
+        served = self._ports.served(record.study_uid, record.series_uid, record.sop_instance_uid)
+        if served is None or served.sha256:
+            return served.sha256 if served is not None else ""
+        lengths = {one.size_bytes - one.dataset_offset_bytes for one in (record, served)}
+        if len(lengths) > 1 or served.transfer_syntax_uid != record.transfer_syntax_uid:
+            return ""
+        sha256 = served_sha256(self._tiers, served)
+        if sha256:
+            self._learned.append((served, sha256))
+        return sha256
 
     def _claim(self, sop_instance_uid: str) -> InstanceRecord | None:
         """Take the claim (None), or return the record that was stored under it meanwhile."""
@@ -304,9 +327,12 @@ class Intake:
         self._aside.report()
         self._markers.sweep()
         try:
+            if self._learned:  # told late, or not at all, it is read once more
+                told = [self._learned.popleft() for _ in range(len(self._learned))]
+                self._ports.checksums(told)
             self._room.refill()
         except (RaypacsError, OSError) as exc:
-            LOG.warning("no new allotment: %s", type(exc).__name__)
+            LOG.warning("no answer in the background: %s", type(exc).__name__)
 
 
 def _check_command(

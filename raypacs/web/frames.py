@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from raypacs import dicom
 from raypacs.codec import bits
 from raypacs.codec.fragments import frame_fragments
-from raypacs.errors import NotFound, UnsupportedPixels
+from raypacs.errors import NotFound, ObjectChanged, UnsupportedPixels
 from raypacs.records import InstanceRecord
+from raypacs.storage.adopted import check_unchanged, is_unchanged
 from raypacs.web import pixels
 from raypacs.web.negotiate import Form
 from raypacs.web.object_file import Extent, ObjectFile, ObjectFiles
@@ -142,18 +143,22 @@ class Frames:
         tier = self.services.tier(record.tier)
         local = tier.local_path(record.path)
         try:
+            check_unchanged(tier, record)
             if local is not None:
                 return open(local, "rb")
             return io.BytesIO(tier.read(record.path))
         except (FileNotFoundError, NotFound) as exc:
             if place.pack is not None and not place.is_coded:
                 return io.BytesIO(place.pack.reader.read_object(record.sop_instance_uid))
+            if isinstance(exc, ObjectChanged):
+                raise
             raise NotFound(f"the instance as received left tier {record.tier}") from exc
 
     def has_original(self, place: Place) -> bool:
         """Whether the instance as received is still in the image cache; blocks."""
         record = place.stored.record
-        return self.services.tier(record.tier).exists(record.path)
+        tier = self.services.tier(record.tier)
+        return tier.exists(record.path) and is_unchanged(tier, record)
 
     def _native_extent(self, place: Place, number: int) -> Extent | None:
         record = place.stored.record
@@ -178,7 +183,9 @@ class Frames:
         if form != "native" and not (encapsulated and record.pixel_offset_bytes >= 0):
             return None
         try:
-            self.files.get(self.services.tier(record.tier), record.path)
+            tier = self.services.tier(record.tier)
+            check_unchanged(tier, record)
+            self.files.get(tier, record.path)
         except NotFound:
             return None
         if form != "native" and record.path not in self._fragments:

@@ -8,7 +8,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from raypacs.errors import NotFound, PackCorrupt
+from raypacs.errors import NotFound, ObjectChanged, PackCorrupt
 from raypacs.storage.tier import Tier
 
 Extent = tuple[int, int]
@@ -30,6 +30,7 @@ class ObjectFile:
         self._path = path
         self._nowait = _NOWAIT
         self.fd = -1
+        self._state = (0, 0)  # size and time of a file that others may write to
         local = tier.local_path(path)
         if local is not None:
             try:
@@ -37,10 +38,12 @@ class ObjectFile:
             except FileNotFoundError as exc:
                 raise NotFound(f"{tier.name}: no object {path}", tier=tier.name) from exc
             weakref.finalize(self, os.close, self.fd)
+            if tier.settings.adopted:
+                self._state = self._now()
 
     def read_cached(self, extents: Sequence[Extent], out: memoryview) -> bool:
         """Fill ``out`` if that needs no disk; False: call :meth:`read_into` from a thread."""
-        if self.fd < 0:
+        if self.fd < 0 or self._has_changed():
             return False
         start = 0
         for offset, length in extents:
@@ -64,11 +67,21 @@ class ObjectFile:
 
         Raises:
             PackCorrupt: the object is shorter than its index says.
+            ObjectChanged: others wrote to it since it was opened.
         """
         start = 0
         for offset, length in extents:
             self._read_one(offset, out[start : start + length])
             start += length
+        if self._has_changed():
+            raise ObjectChanged(f"{self._path} on {self._tier.name} changed since it was opened")
+
+    def _now(self) -> tuple[int, int]:
+        state = os.fstat(self.fd)
+        return state.st_size, state.st_mtime_ns
+
+    def _has_changed(self) -> bool:
+        return self._state != (0, 0) and self._state != self._now()
 
     def _read_one(self, offset: int, out: memoryview) -> None:
         if self.fd < 0:

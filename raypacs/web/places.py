@@ -89,7 +89,10 @@ class Place:
     def token(self) -> str:
         """What changes when the bytes served may change; the base of entity tags."""
         record = self.stored.record
-        return self.pack.ref.token if self.pack is not None else record.sha256[:16]
+        if self.pack is not None:
+            return self.pack.ref.token
+        # What was adopted may have no checksum; it is served only while size and time are these.
+        return record.sha256[:16] or f"{record.size_bytes:x}-{record.received_at_s!r}"
 
 
 @dataclass

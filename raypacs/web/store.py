@@ -147,7 +147,7 @@ def _referenced(item: Stored, root: str) -> dict[str, Any]:
 
 def rest_answer(objects: list[Stored]) -> dict[str, Any]:
     """Return the body of the REST ingest."""
-    counts = {outcome.value: 0 for outcome in Outcome}
+    counts = {outcome.value: 0 for outcome in Outcome if outcome is not Outcome.UNDECIDED}
     for item in objects:
         counts[item.outcome.value] += 1
     return {

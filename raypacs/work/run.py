@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from raypacs.config import Settings
-from raypacs.records import Lease, PackRef, StoredInstance, WorkResult
+from raypacs.records import (
+    InstanceRecord,
+    Lease,
+    PackRef,
+    Registered,
+    StoredInstance,
+    WorkResult,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +42,36 @@ class TaskFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class Archives:
+    """What a run may ask and tell of archives that were adopted; the index decides.
+
+    ``places``: (study UID, path, size in bytes, time) of every instance on a tier, in lists.
+    ``register`` takes records, whether they are to be prepared, and whether those of deleted
+    studies count, too; a record without an answer is to be told again. ``served`` answers the
+    record that is served under a record's UIDs. ``moved`` tells that a file lies elsewhere now:
+    its record, and (tier, path) where it was. ``prepare`` lets studies become due. ``progress``
+    keeps how far a lease's item is.
+    """
+
+    places: Callable[[str], Iterator[list[tuple[str, str, int, float]]]]
+    register: Callable[[list[InstanceRecord], bool, bool], list[Registered]]
+    served: Callable[[InstanceRecord], InstanceRecord | None]
+    checksums: Callable[[list[tuple[InstanceRecord, str]]], object]
+    moved: Callable[[InstanceRecord, tuple[str, str]], bool]
+    prepare: Callable[[list[str]], object]
+    progress: Callable[[Lease, dict[str, Any]], object]
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """What a run may ask, as plain callables over the read side of the index.
 
     ``cores``: how many tasks of this node run at once. ``instances``, ``unprepared``, ``packs`` and
     ``manifests`` (tier and path of each) answer for a Study Instance UID, sealed or not.
     ``available_bytes``: room on each tier that may be written now; ``refused`` tells that a tier
-    was full or away, so that it is passed over for a while.
+    was full or away, so that it is passed over for a while. ``site_id``: whose marker a tier must
+    carry to be written to as an edge does ('': any will do). ``boot``: this life of the node.
+    ``archives`` is what adoption and VERIFY of what was adopted need.
     """
 
     settings: Settings
@@ -52,6 +82,9 @@ class Site:
     manifests: Callable[[str], list[tuple[str, str]]]
     available_bytes: Callable[[], dict[str, int]]
     refused: Callable[[str], None]
+    site_id: str = ""
+    boot: str = ""
+    archives: Archives | None = None
 
 
 class Tasks(Protocol):

@@ -12,6 +12,7 @@ from raypacs.config import TierSettings
 from raypacs.dicom import Header
 from raypacs.errors import MalformedInstance, NotFound, TierUnavailable
 from raypacs.records import InstanceRecord
+from raypacs.storage.adopted import check_unchanged
 from raypacs.storage.tier import Tier, open_tier
 
 
@@ -67,6 +68,7 @@ class Source:
         self._fd = -1
 
     def __enter__(self) -> Self:
+        check_unchanged(self._tier, self.record)
         local = self._tier.local_path(self.record.path)
         if local is not None:
             try:

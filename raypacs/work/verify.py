@@ -4,6 +4,8 @@ Instances as received are compared with the size and SHA-256 the index keeps, ma
 series with the SHA-256 they carry; packs and their header sidecars with their CRC-32s. What differs
 is looked up once more before it is told, as it may have been replaced or deleted meanwhile.
 
+What was adopted has no SHA-256 until somebody read it: the first VERIFY does, and tells it.
+
 Damaged originals and manifests need an operator: FAILED. A damaged pack can be made again: WARNING.
 """
 
@@ -14,15 +16,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from raypacs.config import TierSettings
-from raypacs.errors import ManifestCorrupt, NotFound, PackCorrupt
+from raypacs.errors import ManifestCorrupt, NotFound, ObjectChanged, PackCorrupt
 from raypacs.records import InstanceRecord, Lease, PackRef, WorkResult
 from raypacs.storage import manifest
+from raypacs.storage.checksums import dataset_sha256, pieces
 from raypacs.storage.pack import Pack
 from raypacs.storage.tier import Tier
 from raypacs.work.run import Site, TaskFailure, Tasks
 from raypacs.work.source import find_tier
 
-_PIECE_BYTES = 4 * 1024 * 1024
 # Read by one task: short enough that urgent work gets the core soon, and a cancel is quick.
 _TASK_BYTES = 128 * 1024 * 1024
 _NAMED = 20  # in the error of the work item; the rest is counted
@@ -55,8 +57,11 @@ class VerifyRun:
         tiers = self._site.settings.tiers
         for place in self._site.manifests(self._study_uid):
             tasks.submit(place, verify_manifest, *place, tiers)
-        for number, records in enumerate(_shares(self._records())):
-            tasks.submit(number, verify_instances, records, tiers)
+        records = self._records()
+        for number, share in enumerate(_shares(one for one in records if one.sha256)):
+            tasks.submit(number, verify_instances, share, tiers)
+        for number, share in enumerate(_shares(one for one in records if not one.sha256)):
+            tasks.submit(("new", number), digest_instances, share, tiers)
         for ref in self._packs():
             tasks.submit(ref.pack_path, verify_pack, ref, tiers)
         found: list[Difference] = []
@@ -64,11 +69,17 @@ class VerifyRun:
             if isinstance(value, TaskFailure):
                 tasks.cancel()
                 return value.as_result()
-            found += value
+            found += value if isinstance(value, list) else self._learn(value)
         return _result(self._still_stored(found))
 
     def clean_up(self, *, reported: bool) -> None:
         """Nothing was written."""
+
+    def _learn(self, digested: Digested) -> list[Difference]:
+        """Tell checksums that were not known: the next VERIFY compares with them."""
+        if self._site.archives is not None and digested.checksums:
+            self._site.archives.checksums(list(digested.checksums))
+        return list(digested.differences)
 
     def _records(self) -> list[InstanceRecord]:
         try:
@@ -104,6 +115,34 @@ def verify_instances(
         if why:
             found.append(Difference(record.tier, record.path, why))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Digested:
+    """Instances that had no SHA-256: theirs now, and those that are not what was adopted."""
+
+    checksums: tuple[tuple[InstanceRecord, str], ...]
+    differences: tuple[Difference, ...]
+
+
+def digest_instances(
+    records: Sequence[InstanceRecord], tiers: tuple[TierSettings, ...]
+) -> Digested:
+    """Read instances whose checksum is not known, as they were adopted.
+
+    Raises:
+        TierUnavailable: a tier cannot be read.
+    """
+    known: list[tuple[InstanceRecord, str]] = []
+    found: list[Difference] = []
+    for record in records:
+        try:
+            known.append((record, dataset_sha256(find_tier(tiers, record.tier), record)))
+        except ObjectChanged:
+            found.append(Difference(record.tier, record.path, "changed since it was adopted"))
+        except NotFound:
+            found.append(Difference(record.tier, record.path, "not there"))
+    return Digested(tuple(known), tuple(found))
 
 
 def verify_manifest(tier: str, path: str, tiers: tuple[TierSettings, ...]) -> list[Difference]:
@@ -145,20 +184,11 @@ def _instance_differs(tier: Tier, record: InstanceRecord) -> str:
         if size != record.size_bytes:
             return f"{size} bytes instead of {record.size_bytes}"
         digest = hashlib.sha256()
-        for piece in _pieces(tier, record.path, record.dataset_offset_bytes, size):
+        for piece in pieces(tier, record.path, record.dataset_offset_bytes, size):
             digest.update(piece)
     except NotFound:
         return "not there"
     return "" if digest.hexdigest() == record.sha256 else "SHA-256 differs"
-
-
-def _pieces(tier: Tier, path: str, start: int, end: int) -> Iterator[bytes]:
-    while start < end:
-        data = tier.read(path, start, min(_PIECE_BYTES, end - start))
-        if not data:
-            return  # shorter now; the checksum will differ
-        yield data
-        start += len(data)
 
 
 def _shares(records: Iterable[InstanceRecord]) -> Iterator[list[InstanceRecord]]:
