@@ -78,6 +78,8 @@ ONLY_IN = {
     "obstore": {"storage"},
     "botocore": {"storage"},
     "imagecodecs": {"codec", "web"},  # web: PNG and JPEG of rendered frames
+    "gdcm": {"codec"},
+    "rle": {"codec"},
     "pywt": {"codec"},
     "typer": {"cli"},
     "rich": {"cli"},

@@ -25,18 +25,19 @@ BITS = "bits"
 COPIED = "copied"
 
 _JPEG = "1.2.840.10008.1.2.4."
+# Always lossy, or nothing in the codestream says if not. What may be lossless (JPEG-LS .81, JPEG
+# 2000 .91, HTJ2K .203) is looked at while preparing (`codec.inbound`).
 _LOSSY = {
     _JPEG + "50": "JPEG baseline",
     _JPEG + "51": "JPEG extended",
     _JPEG + "53": "JPEG spectral selection",
     _JPEG + "55": "JPEG full progression",
-    _JPEG + "81": "JPEG-LS near-lossless",
-    _JPEG + "91": "JPEG 2000",
     _JPEG + "93": "JPEG 2000 Part 2",
     _JPEG + "111": "JPEG XL recompression of JPEG",
     _JPEG + "112": "JPEG XL",
-    _JPEG + "203": "HTJ2K",
 }
+# Their pixels are at a server (PS3.5 annexes A.6 to A.9).
+_JPIP = frozenset(_JPEG + number for number in ("94", "95", "204", "205"))
 _VIDEO = frozenset(_JPEG + str(number) for number in range(100, 109)) | frozenset(
     f"{_JPEG}{number}.1" for number in range(100, 107)
 )
@@ -120,6 +121,8 @@ def _matches(rule: CompressionRule, record: InstanceRecord) -> bool:
 
 def _obstacle(record: InstanceRecord) -> str:
     """Return why the pixels cannot become HTJ2K, as far as the header tells; '' if they can."""
+    if record.transfer_syntax_uid in _JPIP:
+        return "pixels that are fetched by JPIP"
     if record.frames == 0:
         return "no pixels"
     if record.transfer_syntax_uid in _VIDEO:

@@ -7,12 +7,9 @@ uncompressed, so one decoder is enough and lossy syntaxes are welcome.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import imagecodecs
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
@@ -21,30 +18,13 @@ from pydicom.filereader import read_dataset
 from pydicom.pixels import pixel_array
 
 from raypacs import dicom
-from raypacs.codec import bits, inbound, registry
-from raypacs.codec.htj2k import decode_frame, read_main_header
+from raypacs.codec import bits, registry, shown
 from raypacs.codec.pixel_layout import PixelLayout, native_frame
 from raypacs.errors import MalformedInstance, UnsupportedPixels
 from raypacs.records import InstanceRecord
 from raypacs.storage.pack_format import PackInstance
 
 Array = NDArray[Any]
-_J2 = "1.2.840.10008.1.2.4."
-_LOSSLESS = frozenset(
-    {
-        dicom.RLE_LOSSLESS,
-        dicom.HTJ2K_LOSSLESS,
-        dicom.HTJ2K_LOSSLESS_RPCL,
-        dicom.ENCAPSULATED_UNCOMPRESSED,
-        inbound.JPEG_LS_LOSSLESS,
-        inbound.JPEG_2000_LOSSLESS,
-        inbound.DEFLATED_IMAGE_FRAME,
-        *inbound.JPEG_LOSSLESS,
-    }
-)
-_JPEG_2000 = frozenset({inbound.JPEG_2000_LOSSLESS, _J2 + "91"})
-_SOC_SIZ = b"\xff\x4f\xff\x51"
-"""How every JPEG 2000 codestream begins (ISO/IEC 15444-1 annex A.2)."""
 _YBR = frozenset({"YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_PARTIAL_422"})
 
 
@@ -81,32 +61,6 @@ class Picture:
         return np.ascontiguousarray(cells).tobytes()
 
 
-def _jpeg(data: bytes, record: InstanceRecord) -> Array:
-    if record.samples == 3 and record.photometric in _YBR:
-        # As the header says it: no conversion to RGB.
-        return imagecodecs.jpeg8_decode(data, colorspace="YCBCR", outcolorspace="YCBCR")
-    if record.samples == 3:
-        return imagecodecs.jpeg8_decode(data, colorspace="RGB", outcolorspace="RGB")
-    return imagecodecs.jpeg8_decode(data)
-
-
-def _plain(name: str, data: bytes, record: InstanceRecord) -> Array:
-    return getattr(imagecodecs, name)(data)
-
-
-def _htj2k(data: bytes, record: InstanceRecord) -> Array:
-    return decode_frame(data)
-
-
-Decoder = Callable[[bytes, InstanceRecord], Array]
-_LOSSY: dict[str, Decoder] = {
-    **dict.fromkeys((_J2 + "50", _J2 + "51", _J2 + "53", _J2 + "55"), _jpeg),
-    _J2 + "81": partial(_plain, "jpegls_decode"),
-    _J2 + "203": _htj2k,
-    **dict.fromkeys((_J2 + "110", _J2 + "111", _J2 + "112"), partial(_plain, "jpegxl_decode")),
-}
-
-
 def decodable(record: InstanceRecord) -> bool:
     """Whether frames of the instance as received can be decoded here."""
     syntax = record.transfer_syntax_uid
@@ -114,8 +68,7 @@ def decodable(record: InstanceRecord) -> bool:
         return False
     if record.pixel_offset_bytes < 0 and syntax not in dicom.DEFLATED:
         return False
-    known = syntax in _LOSSY or syntax in _LOSSLESS or syntax in _JPEG_2000
-    return known or syntax in dicom.NATIVE
+    return syntax in dicom.NATIVE or shown.is_decodable(syntax)
 
 
 def _picture(
@@ -177,56 +130,9 @@ def from_encapsulated(record: InstanceRecord, data: bytes) -> Picture:
     Raises:
         UnsupportedPixels: no decoder, or it refused.
     """
-    if record.transfer_syntax_uid in _JPEG_2000:
-        return _jpeg_2000(record, data)
-    decoder = _LOSSY.get(record.transfer_syntax_uid)
-    if decoder is None:
-        array = inbound.encapsulated_frame(data, PixelLayout.of(record))
-        return _picture(record, array, _without_transform(record.photometric), cells=True)
-    try:
-        array = decoder(data, record)
-    except (RuntimeError, ValueError) as exc:
-        raise UnsupportedPixels(f"the frame cannot be decoded: {exc}") from exc
-    photometric = _without_transform(record.photometric)
-    if photometric in _YBR:
-        photometric = "YBR_FULL"
-    return _picture(record, array, photometric)
-
-
-def _jpeg_2000(record: InstanceRecord, data: bytes) -> Picture:
-    """Decode JPEG 2000 as it is in use: in a JP2 file, or its sign not that of the header.
-
-    Both are against PS3.5 section A.4.4. Boxes of JP2 are passed over, and Pixel Representation
-    wins, as elsewhere.
-    """
-    data = data[max(0, data.find(_SOC_SIZ)) :]
-    header = read_main_header(data)
-    if (header.rows, header.columns, len(header.depths)) != (
-        record.rows,
-        record.columns,
-        record.samples,
-    ):
-        # Before decoding: it also says how much memory that takes.
-        raise UnsupportedPixels("size in the codestream differs from the header")
-    try:
-        array = imagecodecs.jpeg2k_decode(data)
-    except (RuntimeError, ValueError) as exc:
-        raise UnsupportedPixels(f"the frame cannot be decoded: {exc}") from exc
-    if header.signed != (record.pixel_representation == 1):
-        array = _with_other_sign(array, header.depths[0])
-    photometric = _without_transform(record.photometric)
-    if photometric in _YBR:
-        photometric = "RGB" if header.colour_transform else "YBR_FULL"
-    return _picture(record, array, photometric)
-
-
-def _with_other_sign(array: Array, bits: int) -> Array:
-    """Read samples of ``bits`` bits as signed instead of unsigned, or the other way round."""
-    wide = array.astype(f"u{array.dtype.itemsize}", copy=False)
-    unused = 8 * array.dtype.itemsize - bits
-    kind = "i" if array.dtype.kind == "u" else "u"
-    result: Array = (wide << unused).view(f"{kind}{array.dtype.itemsize}") >> unused
-    return result
+    array, photometric = shown.decode(data, record)
+    cells = shown.keeps_cells(record.transfer_syntax_uid)
+    return _picture(record, array, photometric, cells=cells)
 
 
 def from_dataset(record: InstanceRecord, data: bytes, number: int) -> Picture:
@@ -258,7 +164,3 @@ def read_header(data: bytes, *, meta: bool = True) -> pydicom.Dataset:
         return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, force=True)
     except (InvalidDicomError, EOFError, ValueError) as exc:
         raise MalformedInstance(f"header cannot be read: {exc}") from exc
-
-
-def _without_transform(photometric: str) -> str:
-    return "RGB" if photometric in ("YBR_RCT", "YBR_ICT") else photometric

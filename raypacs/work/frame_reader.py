@@ -13,6 +13,7 @@ from raypacs.codec.pixel_layout import Array, PixelLayout, native_frame
 from raypacs.errors import UnsupportedPixels
 from raypacs.work.source import Source
 
+_LOSSY_IMAGE_COMPRESSION = 0x00282110
 _EXTENDED_OFFSET_TABLE = 0x7FE00001
 _PIECE_BYTES = 4 * 1024 * 1024
 # Float Pixel Data, Double Float Pixel Data: bits and VR (PS3.5 annex A.2).
@@ -28,6 +29,7 @@ class FrameReader:
         self._vr = source.pixel_vr()
         self._fragments: list[list[Extent]] = []
         if dicom.is_encapsulated(source.transfer_syntax_uid):
+            _check_lossless(source)
             self._fragments = encapsulated_frames(source, layout.frames)
             return
         needed = layout.frames * layout.frame_bytes
@@ -43,7 +45,11 @@ class FrameReader:
         layout = self._layout
         if self._fragments:
             parts = [bytes(self._source.read(*extent)) for extent in self._fragments[number]]
-            return inbound.encapsulated_frame(b"".join(parts), layout)
+            frame = inbound.encapsulated_frame(b"".join(parts), layout)
+            if frame.shape != layout.shape or frame.dtype != layout.dtype:
+                # The proof compares with this frame: it has to be what the header says.
+                raise UnsupportedPixels(f"decoded to {frame.dtype} of shape {frame.shape}")
+            return frame
         if layout.bits_allocated == 1:
             first, length, bit = bits.extent(number, layout.rows * layout.columns)
             data = self._bytes(first, length)
@@ -96,6 +102,15 @@ class FloatReader:
         size = self._word.itemsize
         # Swapped as integers: a conversion of floats may quieten a signalling NaN.
         return words.astype(f"u{size}").view(f"f{size}").reshape(self._shape)
+
+
+def _check_lossless(source: Source) -> None:
+    """Raise UnsupportedPixels where the syntax may be lossless and the header says it is not."""
+    syntax = source.transfer_syntax_uid
+    if syntax not in inbound.MAYBE_LOSSLESS:
+        return
+    if reason := inbound.lossless_source(syntax, source.header().text(_LOSSY_IMAGE_COMPRESSION)):
+        raise UnsupportedPixels(reason)
 
 
 def encapsulated_frames(source: Source, frames: int) -> list[list[Extent]]:
