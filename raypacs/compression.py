@@ -85,14 +85,15 @@ class CompressionRule(BaseModel):
         ge=0,
         le=1000,
         description="For `lossy`: bytes of a frame to bytes of its codestream, at least that for "
-        "every frame. Default 0: by `psnr_db`.",
+        "every frame. Default 0: as small as `psnr_db` allows.",
     )
     psnr_db: float = Field(
         default=0,
         ge=0,
         le=150,
         description="For `lossy`: peak signal to noise ratio in dB that every frame reaches at "
-        "least; the peak is the range of the frame's values. Default 0: by `ratio`.",
+        "least; the peak is the range of the frame's values. With `ratio` as well, nothing is made "
+        "of an instance that would be worse. Default 0: as good as `ratio` allows.",
     )
 
     @model_validator(mode="before")
@@ -133,8 +134,8 @@ class CompressionRule(BaseModel):
             if most and most < least:
                 raise ValueError(f"rule {self.name!r}: max_{what} is less than min_{what}")
         asked = [name for name in ("ratio", "psnr_db") if getattr(self, name)]
-        if self.action == "lossy" and len(asked) != 1:
-            raise ValueError(f"rule {self.name!r}: action lossy needs one of ratio and psnr_db")
+        if self.action == "lossy" and not asked:
+            raise ValueError(f"rule {self.name!r}: action lossy needs ratio, psnr_db or both")
         if self.action != "lossy" and asked:
             raise ValueError(f"rule {self.name!r}: {asked[0]} is for action lossy only")
         if self.ratio and self.ratio <= 1:

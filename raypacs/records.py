@@ -195,7 +195,8 @@ class WorkResult:
     ``waits``: the attempt found no room or no tier, as ``error`` says; it does not count as a try.
     ``warning``: done, with something an operator should read (state WARNING).
     ``died``: worker processes died under it, again and again; that counts as a death of the
-    attempt, not as a try.
+    attempt, not as a try. ``records``: objects of the study that the attempt made and wrote
+    durably; they are registered together with the end of the attempt.
     """
 
     packs: tuple[PreparedSeries, ...] = ()
@@ -204,6 +205,7 @@ class WorkResult:
     waits: bool = False
     warning: str = ""
     died: bool = False
+    records: tuple[InstanceRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

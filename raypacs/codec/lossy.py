@@ -62,49 +62,68 @@ class LossyFrame:
     loss: Loss
 
 
-def encode_by_ratio(
-    frame: Array, ratio: float, *, bits_stored: int, signed: bool, colour_transform: bool = False
+def encode(
+    frame: Array,
+    *,
+    ratio: float = 0,
+    psnr_db: float = 0,
+    bits_stored: int,
+    signed: bool,
+    colour_transform: bool = False,
 ) -> LossyFrame:
-    """Encode a frame, rows x columns [x 3 samples], with as little loss as ``ratio`` allows.
+    """Encode a frame, rows x columns [x 3 samples].
 
-    ``ratio`` is bytes of the frame in its array to bytes of the codestream, at least that.
-    ``colour_transform`` applies the irreversible colour transform to RGB (Photometric
-    Interpretation YBR_ICT, PS3.3 section C.7.6.3.1.2).
+    ``ratio`` is bytes of the frame in its array to bytes of the codestream, at least that, with as
+    little loss as it allows; ``psnr_db`` (:class:`Loss`) is reached at least. Without a ratio the
+    frame gets as small as the PSNR allows. ``colour_transform`` applies the irreversible colour
+    transform to RGB (Photometric Interpretation YBR_ICT, PS3.3 section C.7.6.3.1.2).
 
     Raises:
-        UnsupportedPixels: not samples that can be coded so, or the ratio cannot be reached.
+        UnsupportedPixels: not samples that can be coded so; what is asked cannot be had; or nothing
+            would be gained.
     """
-    encode = _encoder(frame, bits_stored, signed, colour_transform)
+    form = (bits_stored, signed, colour_transform)
+    found = _by_ratio(frame, ratio, *form) if ratio else _by_psnr(frame, psnr_db, *form)
+    if found.loss.psnr_db < psnr_db:
+        raise UnsupportedPixels(
+            f"a ratio of {ratio:g} leaves a PSNR of less than {psnr_db:g} dB in a frame"
+        )
+    if len(found.data) >= frame.nbytes:
+        raise UnsupportedPixels("a frame is not smaller with loss than uncompressed")
+    return found
+
+
+def _by_ratio(
+    frame: Array, ratio: float, bits_stored: int, signed: bool, colour_transform: bool
+) -> LossyFrame:
+    """Encode with as little loss as ``ratio`` allows."""
+    encoded = _encoder(frame, bits_stored, signed, colour_transform)
     most = frame.nbytes / ratio
 
     def small_enough(number: int) -> bool:
-        return len(encode(number)) <= most
+        return len(encoded(number)) <= most
 
     if not small_enough(_COARSEST):
-        raise UnsupportedPixels(f"a ratio of {ratio:g} cannot be reached with this frame")
+        raise UnsupportedPixels(f"a ratio of {ratio:g} cannot be reached with a frame")
     number = _last(small_enough, _COARSEST, _finest(bits_stored))
-    data = encode(number)
+    data = encoded(number)
     return LossyFrame(data, _step(number), measure(frame, htj2k.decode_frame(data)))
 
 
-def encode_by_psnr(
-    frame: Array, psnr_db: float, *, bits_stored: int, signed: bool, colour_transform: bool = False
+def _by_psnr(
+    frame: Array, psnr_db: float, bits_stored: int, signed: bool, colour_transform: bool
 ) -> LossyFrame:
-    """Encode a frame as small as a PSNR of at least ``psnr_db`` dB allows (:class:`Loss`).
-
-    Raises:
-        UnsupportedPixels: as :func:`encode_by_ratio`.
-    """
-    encode = _encoder(frame, bits_stored, signed, colour_transform)
+    """Encode as small as a PSNR of at least ``psnr_db`` allows."""
+    encoded = _encoder(frame, bits_stored, signed, colour_transform)
 
     def too_far(number: int) -> bool:
-        return measure(frame, htj2k.decode_frame(encode(number))).psnr_db < psnr_db
+        return measure(frame, htj2k.decode_frame(encoded(number))).psnr_db < psnr_db
 
     finest = _finest(bits_stored)
     number = _last(too_far, _COARSEST - 1, finest) + 1
     if number > finest:
-        raise UnsupportedPixels(f"a PSNR of {psnr_db:g} dB cannot be reached with this frame")
-    data = encode(number)
+        raise UnsupportedPixels(f"a PSNR of {psnr_db:g} dB cannot be reached with a frame")
+    data = encoded(number)
     return LossyFrame(data, _step(number), measure(frame, htj2k.decode_frame(data)))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from raypacs.errors import IllegalTransition, StaleLease
+from raypacs.errors import IllegalTransition, StaleLease, StudySealed
 from raypacs.index import attempts, bulk, halting, leasing, queue, retirement, settings
 from raypacs.index.bulk import Again, Chosen
 from raypacs.index.leasing import Polled
@@ -108,29 +108,36 @@ class QueueWrites(Writing):
             return leasing.renew(txn, lease, settings.read(txn.conn)[1].lease_s)
 
     def report(self, lease: Lease, result: WorkResult, now: float) -> State:
-        """End an attempt; the same report again changes nothing. Raises StaleLease."""
+        """End an attempt; the same report again changes nothing.
+
+        Raises:
+            StaleLease, StudySealed: as :func:`raypacs.index.report.report`.
+        """
         (answer,) = self.report_many([(lease, result)], now)
-        if isinstance(answer, StaleLease):
+        if isinstance(answer, StaleLease | StudySealed):
             raise answer
         return answer
 
     def report_many(
         self, reports: Sequence[tuple[Lease, WorkResult]], now: float
-    ) -> list[State | StaleLease]:
+    ) -> list[State | StaleLease | StudySealed]:
         """End attempts in one durable transaction; the same reports again change nothing.
 
         Where the index cannot hold one of them, each has a transaction of its own, and that one
         ends as a failed attempt.
 
         Returns:
-            The state of each item, or StaleLease for a lease that is not the current one.
+            The state of each item, StaleLease for a lease that is not the current one, or
+            StudySealed where objects were made of a study that must be reopened first.
         """
         try:
             return self._report_together(reports, now)
         except _CANNOT_HOLD:
             return [self._report_alone(lease, result, now) for lease, result in reports]
 
-    def _report_alone(self, lease: Lease, result: WorkResult, now: float) -> State | StaleLease:
+    def _report_alone(
+        self, lease: Lease, result: WorkResult, now: float
+    ) -> State | StaleLease | StudySealed:
         try:
             return self._report_together([(lease, result)], now)[0]
         except _CANNOT_HOLD as exc:
@@ -145,14 +152,14 @@ class QueueWrites(Writing):
 
     def _report_together(
         self, reports: Sequence[tuple[Lease, WorkResult]], now: float
-    ) -> list[State | StaleLease]:
-        answers: list[State | StaleLease] = []
+    ) -> list[State | StaleLease | StudySealed]:
+        answers: list[State | StaleLease | StudySealed] = []
         with self.transaction(now, durable=True) as txn:
             retry = retry_of(txn)
             for lease, result in reports:
                 try:
                     answers.append(report(txn, lease, result, retry, self._chance()))
-                except StaleLease as exc:  # raised before anything of it was written
+                except (StaleLease, StudySealed) as exc:  # before anything of it was written
                     answers.append(exc)
         return answers
 

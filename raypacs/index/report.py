@@ -1,4 +1,4 @@
-"""The end of an attempt: its packs, its item, the ledger, audit and statistics, all at once.
+"""The end of an attempt: packs, new objects, its item, ledger, audit, statistics: all at once.
 
 A report that was told twice (the answer was lost) changes nothing the second time: the item
 still carries the attempt's token. Where the study grew meanwhile, another item becomes due for the
@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from raypacs.index import audit, ledger, settings
+from raypacs.index import audit, deriving, ledger, settings
 from raypacs.index.engine import Txn, changes, in_lists, insert
 from raypacs.index.items import bury, clean, current, find, find_where, move, stale
 from raypacs.index.queue import again_or_fail, cancel_each, unprepared_count
@@ -34,16 +34,19 @@ def report(txn: Txn, lease: Lease, result: WorkResult, retry: Retry, chance: flo
     Raises:
         StaleLease: the lease is not the item's current one; nothing is changed, and what the
             attempt published is swept as a dead attempt's.
+        StudySealed: it made objects of a study that must be reopened first; nothing is changed.
     """
-    if (before := _reported_before(txn, lease)) is not None:
+    if (before := _reported_before(txn, lease, result)) is not None:
         return before
     item = current(txn, lease)
     result = replace(result, error=clean(result.error), warning=clean(result.warning))
     strangers = [pack for pack in result.packs if pack.study_uid != lease.study_uid]
     if strangers:
         raise stale(lease, f"it reports a pack of study {strangers[0].study_uid}")
+    deriving.check(txn.conn, lease, result.records)
     for pack in result.packs:
         _take_over(txn, pack, lease)
+    deriving.take_over(txn, lease, result.records)
     prepares = lease.kind == PREPARE
     error = result.error or (_left_out(txn, lease) if prepares else "")
     if error:
@@ -72,7 +75,7 @@ def refuse(txn: Txn, lease: Lease, why: str, retry: Retry, chance: float) -> Sta
     Raises:
         StaleLease: the lease is not the item's current one; nothing is changed.
     """
-    if (before := _reported_before(txn, lease)) is not None:
+    if (before := _reported_before(txn, lease, WorkResult())) is not None:
         return before
     item = current(txn, lease)
     bury(txn, [item])
@@ -106,11 +109,11 @@ def _unfinished(
     return state
 
 
-def _reported_before(txn: Txn, lease: Lease) -> State | None:
+def _reported_before(txn: Txn, lease: Lease, result: WorkResult) -> State | None:
     """Return the item's state if this attempt's report was taken over already, else None.
 
     Also when another attempt runs by now: who hears StaleLease deletes what the attempt wrote,
-    which must never happen to packs that were taken over.
+    which must never happen to packs or objects that were taken over.
     """
     item = find(txn.conn, lease.item_id)
     # An item may have left the task list since; then its packs tell.
@@ -122,7 +125,7 @@ def _reported_before(txn: Txn, lease: Lease) -> State | None:
         .where(packs.c.study_uid == lease.study_uid, packs.c.token == lease.token)
         .limit(1)
     ).first()
-    return state if taken_over else None
+    return state if taken_over or deriving.taken_over(txn.conn, result.records) else None
 
 
 def _left_out(txn: Txn, lease: Lease) -> str:
@@ -243,6 +246,7 @@ def _follow_up(txn: Txn, lease: Lease) -> None:
     if unprepared_count(txn.conn, lease.study_uid) == 0:
         _settle(txn, lease)
         txn.conn.execute(sa.update(studies).where(ours).values(state="prepared"))
+        deriving.enqueue_wanted(txn, lease.study_uid, lease.generation)
 
 
 def _settle(txn: Txn, lease: Lease) -> None:
@@ -260,6 +264,9 @@ def _summary(lease: Lease, result: WorkResult) -> dict[str, Any]:
     prepared = [one for pack in result.packs for one in pack.instances]
     told = {"kind": lease.kind, "attempt": lease.attempt, "generation": lease.generation}
     if lease.kind != PREPARE:
+        if result.records:
+            told["objects"] = len(result.records)
+            told["size_bytes"] = sum(record.size_bytes for record in result.records)
         return told | ({"warning": result.warning} if result.warning else {})
     return told | {
         "packs": len(result.packs),

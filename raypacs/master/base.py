@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from raypacs.errors import StudySealed
 from raypacs.index.reader import IndexReader
 from raypacs.index.writer import IndexWriter
 from raypacs.master.polls import Polls
@@ -73,6 +74,10 @@ class MasterBase:
         self._roll.later(now - since_s, now)
         self._polls.changed()
         self._looked_s = now
+
+    def reopen(self, sealed: StudySealed) -> set[str]:
+        """Make rows again of the studies an error names; return those whose manifests are away."""
+        raise NotImplementedError
 
     @property
     def epoch(self) -> int:

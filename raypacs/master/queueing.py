@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from raypacs.errors import StaleLease
+from raypacs.errors import StaleLease, StudySealed
 from raypacs.index.bulk import MOST, SAME, Again, Chosen
 from raypacs.index.queue import Wish
 from raypacs.master.base import MasterBase
@@ -53,17 +53,33 @@ class QueueEvents(MasterBase):
 
     def report(self, lease: Lease, result: WorkResult) -> State:
         """End an attempt; return the item's state. Idempotent. Raises StaleLease."""
-        self._mind_absence(self._clock())
-        state = self._writer.report(lease, result, self._clock())
-        self._polls.changed()
-        return state
+        (answer,) = self.report_many([(lease, result)])
+        if isinstance(answer, StaleLease):
+            raise answer
+        return answer
 
     def report_many(self, reports: Sequence[tuple[Lease, WorkResult]]) -> list[State | StaleLease]:
         """End attempts in one transaction; return each item's state, or StaleLease. Idempotent."""
         self._mind_absence(self._clock())
         answers = self._writer.report_many(reports, self._clock())
         self._polls.changed()
-        return answers
+        return [
+            self._report_of_sealed(lease, result, answer)
+            if isinstance(answer, StudySealed)
+            else answer
+            for (lease, result), answer in zip(reports, answers, strict=True)
+        ]
+
+    def _report_of_sealed(
+        self, lease: Lease, result: WorkResult, sealed: StudySealed
+    ) -> State | StaleLease:
+        """End an attempt that made objects of a sealed study, which is reopened for them."""
+        if self.reopen(sealed):
+            result = WorkResult(error="waits for the manifests of the sealed study", waits=True)
+        try:
+            return self._writer.report(lease, result, self._clock())
+        except StaleLease as exc:
+            return exc
 
     def enqueue_item(
         self,

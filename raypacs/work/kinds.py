@@ -8,8 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from raypacs.work.adopt import AdoptRun
+from raypacs.work.derive import DeriveRun
 from raypacs.work.prepare_run import PrepareRun
 from raypacs.work.run import MakeRun
 from raypacs.work.verify import VerifyRun
 
-RUNS: Mapping[str, MakeRun] = MappingProxyType({"PREPARE": PrepareRun, "VERIFY": VerifyRun})
+RUNS: Mapping[str, MakeRun] = MappingProxyType(
+    {"PREPARE": PrepareRun, "DERIVE": DeriveRun, "VERIFY": VerifyRun, "ADOPT": AdoptRun}
+)
