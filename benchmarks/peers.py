@@ -109,9 +109,21 @@ def _orthanc_version() -> str:
     """Return the upstream version that dpkg in TRIXIE reports for Orthanc; '' if incomplete."""
     if not (TRIXIE / "usr/share/orthanc/plugins/libOrthancDicomWeb.so").is_symlink():
         return ""
-    status = (TRIXIE / "var/lib/dpkg/status").read_text(encoding="utf-8", errors="replace")
+    return _trixie_version("orthanc")
+
+
+def _openjph_version() -> str:
+    return _trixie_version("openjph-tools")
+
+
+def _trixie_version(package: str) -> str:
+    """Return the upstream version of a package that dpkg in TRIXIE reports; '' if not there."""
+    try:
+        status = (TRIXIE / "var/lib/dpkg/status").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
     entry = re.search(
-        r"^Package: orthanc\nStatus: install ok installed$.*?^Version: ([^\s+-]+)",
+        rf"^Package: {package}\nStatus: install ok installed$.*?^Version: ([^\s+-]+)",
         status,
         re.MULTILINE | re.DOTALL,
     )
@@ -125,10 +137,18 @@ def _install_wrk() -> None:
 
 
 def _install_orthanc() -> None:
+    _install_in_trixie(*_ORTHANC_PACKAGES)
+
+
+def _install_openjph() -> None:
+    _install_in_trixie("openjph-tools")
+
+
+def _install_in_trixie(*packages: str) -> None:
     _need_root()
     _debootstrap()
     _inside(["apt-get", "update"])
-    _inside(["apt-get", "install", "--yes", "--no-install-recommends", *_ORTHANC_PACKAGES])
+    _inside(["apt-get", "install", "--yes", "--no-install-recommends", *packages])
     _inside(["apt-get", "clean"])
 
 
@@ -228,6 +248,12 @@ PEERS = {
             "Orthanc with its DICOMweb plugin, from Debian 13 in .peers/trixie",
             _orthanc_version,
             _install_orthanc,
+        ),
+        Peer(
+            "openjph",
+            "OpenJPH's ojph_expand from Debian 13, which decodes more than 16 bits",
+            _openjph_version,
+            _install_openjph,
         ),
         Peer("wrk", "wrk, the HTTP load generator, Debian package", _wrk_version, _install_wrk),
     )

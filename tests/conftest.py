@@ -22,6 +22,7 @@ from postgres import (  # noqa: F401 - an index of one's own, on both databases
     sqlite_template,
     sqlite_url,
 )
+from s3_server import s3  # noqa: F401 - a real object store over HTTP
 
 # No test asserts a wall-clock time, a slow example included.
 # In CI the random tests take the same walks every time; elsewhere new ones, which find faults.
@@ -36,8 +37,12 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 _INSTALL = {
     "storescu": "the Debian package dcmtk",
+    "dcmj2pnm": "the Debian package dcmtk",
     "echoscu": "the Debian package dcmtk",
     "dcmdump": "the Debian package dcmtk",
+    "dcm2pnm": "the Debian package dcmtk",
+    "dciodvfy": "the Debian package dicom3tools",
+    "ojph_expand": "the Debian package openjph-tools",
     "wrk": "the Debian package wrk",
 }
 
