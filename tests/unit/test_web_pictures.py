@@ -184,6 +184,18 @@ def test_overlays_in_unused_bits(world: World, prepared: bool) -> None:
     assert np.array_equal(drawn == 255, plane)
 
 
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_sign_in_the_highest_stored_bit_alone(world: World, prepared: bool) -> None:
+    values = np.array([[-2048, -1, 0, 2047]] * 4, np.int16)
+    window = {**WINDOW, "WindowCenter": 0}
+    world.add(image_file(values & 0xFFF, 1, bits_stored=12, **window))
+    if prepared:
+        world.prepare()
+    with served(world) as client:
+        shown = picture(client.get(f"{ROOT}/instances/1.2.3.1.1/rendered", headers=PNG))
+    assert shown[0].tolist() == [0, 127, 128, 255]
+
+
 def test_frames_of_a_list_come_as_parts(world: World) -> None:
     frames = np.stack([np.full((9, 11), value, np.uint8) for value in (10, 20, 30)])
     window = {"WindowCenter": 127.5, "WindowWidth": 255, "VOILUTFunction": "LINEAR_EXACT"}

@@ -56,7 +56,9 @@ class Sources:
         found = self._cells(place, number)
         if found is not None:
             return found
-        return Level.full(self.frames.array(place, number))
+        picture = self.frames.array(place, number)
+        # Of what is prepared nothing but sign is in the unused bits, if the cells come as received.
+        return Level.full(stored_values(picture) if place.is_coded else picture)
 
     def _smaller(self, place: Place, number: int, header: Dataset, wanted: Wanted) -> Level | None:
         """Return the frame at less than its full size; None: there is none that would do."""
