@@ -138,6 +138,10 @@ def encode_frame(
     elif colour_transform:
         form = {"rgb": True}
         shifted = np.ascontiguousarray(shifted)
+    elif columns == 1:
+        # It takes three planes of one column for one plane of three samples a row.
+        form = {"planar": False, "rgb": False}
+        shifted = np.ascontiguousarray(shifted)
     else:
         # Without the transform the encoder wants one plane a sample.
         form = {"planar": True, "rgb": False}

@@ -15,6 +15,7 @@ from raypacs.work.source import Source
 
 _LOSSY_IMAGE_COMPRESSION = 0x00282110
 _EXTENDED_OFFSET_TABLE = 0x7FE00001
+_EXTENDED_OFFSET_TABLE_LENGTHS = 0x7FE00002
 _PIECE_BYTES = 4 * 1024 * 1024
 # Float Pixel Data, Double Float Pixel Data: bits and VR (PS3.5 annex A.2).
 _FLOATS = {0x7FE00008: (32, "OF"), 0x7FE00009: (64, "OD")}
@@ -115,13 +116,17 @@ def _check_lossless(source: Source) -> None:
 
 def encapsulated_frames(source: Source, frames: int) -> list[list[Extent]]:
     """Return where the fragments of each frame lie. Raises UnsupportedPixels."""
-    raw = source.header().raw(_EXTENDED_OFFSET_TABLE)
-    extended = struct.unpack_from(f"<{len(raw) // 8}Q", raw)
 
     def read(offset: int, length: int) -> bytes:
         return bytes(source.read(offset, length))
 
-    return frame_fragments(read, source.pixel_offset, frames, extended)
+    def table(tag: int) -> tuple[int, ...]:
+        raw = source.header().raw(tag)
+        return struct.unpack_from(f"<{len(raw) // 8}Q", raw)
+
+    offsets = table(_EXTENDED_OFFSET_TABLE)
+    lengths = table(_EXTENDED_OFFSET_TABLE_LENGTHS) if offsets else ()
+    return frame_fragments(read, source.pixel_offset, frames, offsets, lengths)
 
 
 def _check_length(source: Source, needed: int, frames: int) -> None:
