@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from raypacs import dicom
 from raypacs.codec import bits
 from raypacs.codec.fragments import frame_fragments
-from raypacs.errors import NotFound, ObjectChanged, UnsupportedPixels
+from raypacs.errors import NotFound, ObjectChanged, TierUnavailable, UnsupportedPixels
 from raypacs.records import InstanceRecord
 from raypacs.storage.adopted import check_unchanged, is_unchanged
 from raypacs.web import pixels
@@ -147,10 +147,10 @@ class Frames:
             if local is not None:
                 return open(local, "rb")
             return io.BytesIO(tier.read(record.path))
-        except (FileNotFoundError, NotFound) as exc:
+        except (FileNotFoundError, NotFound, TierUnavailable) as exc:
             if place.pack is not None and not place.is_coded:
                 return io.BytesIO(place.pack.reader.read_object(record.sop_instance_uid))
-            if isinstance(exc, ObjectChanged):
+            if isinstance(exc, ObjectChanged | TierUnavailable):
                 raise
             raise NotFound(f"the instance as received left tier {record.tier}") from exc
 
@@ -188,6 +188,10 @@ class Frames:
             self.files.get(tier, record.path)
         except NotFound:
             return None
+        except TierUnavailable:
+            if place.pack is None:
+                raise
+            return None  # it is away; the pack is not
         if form != "native" and record.path not in self._fragments:
             with self.original(place) as stream:
                 found = _fragments_of(stream, place)
