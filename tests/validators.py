@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import subprocess
 import tempfile
+import threading
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -23,6 +24,7 @@ from raypacs import dicom
 
 _PIXEL_DATA = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff"
 _ONE_FRAGMENT = b"\xfe\xff\0\xe0\0\0\0\0\xfe\xff\0\xe0\2\0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"
+_WARNINGS = threading.Lock()  # filters of warnings belong to the process, not to a thread
 _GAVE_UP = "Error - Dicom dataset read failed"
 
 
@@ -58,7 +60,7 @@ def header_only(data: bytes) -> bytes:
 
     Its data set as pydicom writes it, with an encapsulated frame of two bytes for pixels.
     """
-    with warnings.catch_warnings():
+    with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, force=True)
         out = io.BytesIO()

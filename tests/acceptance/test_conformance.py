@@ -59,16 +59,16 @@ def test_dciodvfy_finds_nothing_that_it_does_not_find_in_the_source(
 
 def _new_by_dciodvfy(one: Arrived) -> list[str]:
     source = repaired(one.path.read_bytes())
-    before, header = dciodvfy(source), dciodvfy(header_only(source))
-    assert header is not None, one.name
+    before = dciodvfy(source)
     new = []
     for form, data in _forms(one):
         after = dciodvfy(named_jpeg_2000(data) if form == "as stored" else data)
         if before is None or after is None:
             # What it gives up on as it is, is judged by its header.
-            after, known = dciodvfy(header_only(data)), header
+            known, after = (dciodvfy(header_only(each)) for each in (source, data))
         else:
             known = before
+        assert known is not None, one.name
         assert after is not None, one.name
         new += [f"{one.name} {form}: {error}" for error in after - known]
     return new
