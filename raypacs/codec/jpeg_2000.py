@@ -190,7 +190,8 @@ def _tile_parts(data: bytes, at: int, header: StreamHeader) -> int:
         if _start_of_data(data, at + 12, header) > end or end + 2 > len(data):
             raise UnsupportedPixels("JPEG 2000 codestream is cut off in a tile-part")
         at = end
-    if len(parts) != header.tiles or any(parts[tile] != n for tile, n in promised.items()):
+    # More of them than promised are in use: a version of Kakadu counted one too few.
+    if len(parts) != header.tiles or any(parts[tile] < n for tile, n in promised.items()):
         raise UnsupportedPixels("JPEG 2000 codestream with missing tile-parts")
     return at + 2
 
