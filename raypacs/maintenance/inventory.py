@@ -6,7 +6,7 @@ where the two differ it is listed as not placed, with the reason, and stays wher
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -23,6 +23,7 @@ from raypacs.errors import (
 from raypacs.index.reinventory import Place
 from raypacs.records import InstanceRecord, PackRef, PreparedInstance, PreparedSeries
 from raypacs.storage import manifest
+from raypacs.storage.adopted import AdoptedTier
 from raypacs.storage.manifest import Manifest
 from raypacs.storage.pack import Pack
 from raypacs.storage.recovery import describe_stored
@@ -83,6 +84,34 @@ def objects_of(tiers: Iterable[Tier], study_uid: str) -> StudyObjects:
             else:
                 found.strange.append(_strange(tier, info))
     return found
+
+
+def adopted_files(
+    tiers: Mapping[str, Tier], places: Iterable[Place], objects: StudyObjects
+) -> dict[Place, ObjectInfo]:
+    """Return those of a study's files that lie on adopted tiers, which no listing of objects names.
+
+    ``places`` are those that the index knows; the manifests among ``objects`` name others.
+
+    Raises:
+        TierUnavailable: an archive does not answer.
+    """
+    archives = {name: tier for name, tier in tiers.items() if isinstance(tier, AdoptedTier)}
+    if not archives:
+        return {}
+    named = set(places)
+    for name, path in objects.manifests:
+        found = read_manifest(tiers[name], path)
+        if not isinstance(found, Unplaced):
+            named |= {(row["tier"], row["path"]) for row in found.rows()}
+    there = {}
+    for name, path in named:
+        if name in archives:
+            try:
+                there[name, path] = archives[name].stat(path)
+            except NotFound:
+                continue
+    return there
 
 
 def _sort(found: StudyObjects, tier: Tier, info: ObjectInfo) -> None:

@@ -28,6 +28,7 @@ from raypacs.index.site import Site
 from raypacs.index.writer import IndexWriter
 from raypacs.maintenance.inventory import StudyObjects, Unplaced, objects_of, studies_on
 from raypacs.maintenance.study import Counts, Study
+from raypacs.storage.adopted import AdoptedTier
 from raypacs.storage.manifest import Manifests
 from raypacs.storage.recovery import describe_aside
 from raypacs.storage.site import site_of
@@ -234,7 +235,8 @@ class _Opened:
             row = used.get(tier.name)
             if row is None or not row.used_bytes or site_of(tier):
                 continue
-            if next(iter(tier.walk("studies/")), None) is None:
+            found = tier.files() if isinstance(tier, AdoptedTier) else tier.walk("studies/")
+            if next(iter(found), None) is None:
                 raise ConfigError(
                     f"tier {tier.name} is empty, and the index has {row.used_bytes} bytes on it",
                     hint="mount it, or take it out of the settings",

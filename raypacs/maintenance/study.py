@@ -15,6 +15,7 @@ from raypacs.index.writer import IndexWriter
 from raypacs.maintenance.inventory import (
     StudyObjects,
     Unplaced,
+    adopted_files,
     parse,
     read_manifest,
     read_pack,
@@ -80,6 +81,7 @@ class Study:
         places = set(known.instances) | {
             (row["tier"], row["path"]) for ours in rows.values() for row in ours
         }
+        objects.instances |= adopted_files(self._tiers, places, objects)
         lost_packs = {
             place
             for place, header in known.packs.items()
