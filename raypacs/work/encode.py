@@ -24,6 +24,10 @@ _CRC_PIECE_BYTES = 4 * 1024 * 1024
 _DIFFERS = "proof failed: a frame decoded again differs from its source"
 _PIXEL_PRESENTATION = b"\x08\0\x05\x92CS"
 _LOOK_BYTES = 16 * 1024
+# Most instances there are: classic CT, MR, PET, CR and DX know no supplemental palette.
+_WITHOUT_PALETTE = frozenset(
+    f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("1", "1.1", "2", "4", "128")
+)
 
 
 @dataclass(slots=True)
@@ -178,7 +182,8 @@ def _is_palette(source: Source) -> bool:
 
     Pixel Presentation (0008,9205) says so, near the beginning of a data set.
     """
-    if source.record.photometric != "MONOCHROME2" or source.record.frames == 0:
+    record = source.record
+    if record.photometric != "MONOCHROME2" or record.sop_class_uid in _WITHOUT_PALETTE:
         return False
     plain = source.plain_header(_LOOK_BYTES)
     if plain:

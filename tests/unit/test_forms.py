@@ -25,6 +25,7 @@ from raypacs.records import PreparedSeries
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
+ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4.1"
 
 
 @pytest.fixture
@@ -198,8 +199,12 @@ def labels(count: int, rows: int, columns: int) -> np.ndarray:
     [
         {"PhotometricInterpretation": "PALETTE COLOR"},
         {"SOPClassUID": LABEL_MAP},
-        {"PixelPresentation": "COLOR"},
-        {"PixelPresentation": "MIXED", "transfer_syntax": ImplicitVRLittleEndian},
+        {"PixelPresentation": "COLOR", "SOPClassUID": ENHANCED_MR},
+        {
+            "PixelPresentation": "MIXED",
+            "SOPClassUID": ENHANCED_MR,
+            "transfer_syntax": ImplicitVRLittleEndian,
+        },
     ],
 )
 def test_low_resolutions_of_names_are_picked_out(
@@ -233,7 +238,7 @@ def test_low_resolutions_of_names_are_picked_out(
 
 
 def test_grey_without_a_palette_is_averaged(store: Store) -> None:
-    dataset = image(noise(1, 100, 100), PixelPresentation="MONOCHROME")
+    dataset = image(noise(1, 100, 100), PixelPresentation="MONOCHROME", SOPClassUID=ENHANCED_MR)
     series = store.prepare([store.add(part10(dataset))])
     assert not store.open(series).instance(series.instances[0].sop_instance_uid).low_own
 
