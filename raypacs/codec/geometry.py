@@ -212,11 +212,15 @@ def _even(group: Sequence[FrameGeometry], total: int, repeats: int) -> Stack:
     order = np.argsort(along, kind="stable")
     positions, along = positions[order], along[order]
     count = len(group)
-    step = (positions[-1] - positions[0]) / (count - 1)
+    # The line through all positions: the ends alone may be rounded.
+    number = np.arange(count) - (count - 1) / 2
+    middle = positions.mean(axis=0)
+    step = number @ (positions - middle) / (number @ number)
+    origin = middle + number[0] * step
     distance = float(step @ normal)
     gaps = np.diff(along)
     slack = max(EVEN_TOLERANCE * distance, _LEAST_SLACK_MM)
-    beside = positions - (positions[0] + np.arange(count)[:, None] * step)
+    beside = positions - (middle + number[:, None] * step)
     if np.abs(beside).max() > slack:
         raise UnsupportedPixels(_uneven(gaps, beside @ normal, slack))
     tilt = math.degrees(math.acos(min(1.0, distance / float(np.linalg.norm(step)))))
@@ -227,7 +231,7 @@ def _even(group: Sequence[FrameGeometry], total: int, repeats: int) -> Stack:
     affine[:3, 0] = np.array(orientation[:3]) * spacing[1]
     affine[:3, 1] = np.array(orientation[3:]) * spacing[0]
     affine[:3, 2] = step
-    affine[:3, 3] = positions[0]
+    affine[:3, 3] = origin
     frames = tuple(group[int(index)] for index in order)
     pack_order = tuple(int(index) for index in np.argsort(order, kind="stable"))
     return Stack(frames, pack_order, affine, tilt, total - count, repeats)

@@ -37,9 +37,11 @@ LEAST_BYTES = 16 * 1024
 """Where that share is less than this, this is what it may take."""
 MOST_SIDE = 128
 MOST_VOXELS = 8 * 1024 * 1024
+FEWEST_SLICES = 16
 
 _HEAD = struct.Struct("<4sHHII")  # magic, version, 0, length of the header, length of the code
 _WAVELET = "bior2.2"
+_LONGEST_VOXEL = 1.25
 _LARGEST = 9000  # of half the range, times the gain: at worst 30,375 of 16 bits
 _MOST_RESOLUTIONS = 3
 _HEADER_BYTES = 1024
@@ -133,13 +135,21 @@ def plan_reduction(
 ) -> Reduction:
     """Return how a stack of ``shape`` (slices, rows, columns) is made small.
 
-    Sides are halved, at most ``levels`` times, until the longer is at most 128; then, while there
-    are more than 8 Mi voxels, whatever is finer: slices or sides.
+    Sides are halved, at most ``levels`` times, until the longer is at most 128; then slices, as
+    long as voxels do not get longer than 1.25 times their width by it (16 slices are kept): bytes
+    and time are not spent on one direction that shows more than the others. Then, while there are
+    more than 8 Mi voxels, whatever is finer.
     """
     slices, side = shape[0], max(shape[1:])
     halvings = slice_halvings = 0
     while halvings < levels and _halved(side, halvings) > MOST_SIDE:
         halvings += 1
+
+    while (
+        slice_mm * (2 << slice_halvings) <= _LONGEST_VOXEL * pixel_mm * (1 << halvings)
+        and _halved(slices, slice_halvings + 1) >= FEWEST_SLICES
+    ):
+        slice_halvings += 1
 
     def voxels() -> int:
         rows, columns = (_halved(size, halvings) for size in shape[1:])

@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 _FINEST, _COARSEST = 1.0, 4096.0  # of 16-bit planes
 _BEGIN = 64.0
-_SAMPLE = 20  # planes on which the step is looked for
+_SAMPLE = 10  # planes on which the step is looked for
 _SAMPLE_ROUNDS, _ROUNDS = 6, 4
 _CLOSE = 0.02  # near enough on the sample
 _NEARLY = 0.9  # of the budget: worth no other round

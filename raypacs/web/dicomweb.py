@@ -29,6 +29,7 @@ from raypacs.web.rendering.resources import picture_routes
 from raypacs.web.responses import not_modified, root_url, streamed
 from raypacs.web.services import Row, SearchParams
 from raypacs.web.tags import tag_of
+from raypacs.web.volumes import volume_routes
 
 _log = logging.getLogger("raypacs.web")
 
@@ -61,6 +62,7 @@ def create_dicomweb(gateway: Gateway) -> Starlette:
             route(instance + "/metadata", resources.instance_metadata),
             route(series + "/overview", resources.overview),
             *picture_routes(gateway),
+            *volume_routes(gateway),
             route(instance + "/bulkdata/{path:path}", resources.bulk),
             route(study, resources.retrieve_study),
             route(study, resources.store, ["POST"]),
