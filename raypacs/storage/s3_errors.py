@@ -56,7 +56,7 @@ _AGAIN = frozenset(
         *("ConditionalRequestConflict", "BadDigest", "XAmzContentSHA256Mismatch"),
     }
 )
-_MISSING = frozenset({"NoSuchKey", "NotFound", "404"})
+_MISSING = frozenset({"NoSuchKey", "NotFound"})
 _NO_KEYS = (
     NoCredentialsError,
     PartialCredentialsError,
@@ -93,8 +93,9 @@ def failure(exc: Exception, tier: str, path: str) -> Failure:
     if isinstance(exc, ClientError):
         answer: dict[str, Any] = exc.response
         told = answer.get("ResponseMetadata", {})
-        code = str(answer.get("Error", {}).get("Code", ""))
         status = int(told.get("HTTPStatusCode", 0))
+        code = str(answer.get("Error", {}).get("Code", ""))
+        code = "" if code == str(status) else code  # the answer to a HEAD has no body
         text = str(answer.get("Error", {}).get("Message", "")) or code
         after_s = _after_s(told.get("HTTPHeaders", {}).get("retry-after", ""))
         return _answered(tier, path, code, status, text, after_s)
