@@ -42,7 +42,9 @@ class StoredObject(Answer):
     tier: str = Field(description="Tier of the file as received")
     path: str = Field(description="Path on it")
     size_bytes: int = Field(description="Size of the file")
-    sha256: str = Field(description="SHA-256 of the data set as received")
+    sha256: str = Field(
+        description="SHA-256 of the data set as received; '' of an adopted one not read yet"
+    )
     source: str = Field(description="Who sent it")
     received_at_s: float = Field(description="When; seconds since 1970, UTC")
     form: str = Field("", description="htj2k, copied, or '' not prepared yet")

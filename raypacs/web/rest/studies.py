@@ -6,13 +6,15 @@ from collections.abc import Sized
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from raypacs.errors import NotFound
 from raypacs.records import StoredInstance
-from raypacs.web import store
+from raypacs.web import archive, store
 from raypacs.web.gateway import Gateway
 from raypacs.web.models.studies import DeletedStudy, Ingested, Story, StudyDetail, StudyUids
+from raypacs.web.places import Place
 from raypacs.web.rest.answers import NO_INDEX, NO_MASTER, NO_STUDY, says, who_asks
 from raypacs.web.services import Row
 
@@ -44,6 +46,7 @@ def create(gateway: Gateway) -> APIRouter:
     """Return the routes."""
     router = APIRouter()
     _add_studies(router, gateway)
+    _add_archive(router, gateway)
     _add_actions(router, gateway)
     _add_ingest(router, gateway)
     return router
@@ -97,6 +100,30 @@ def _add_studies(router: APIRouter, gateway: Gateway) -> None:
     )
     def why(uid: str) -> Row:
         return {"study_uid": uid, "events": services.why(uid)}
+
+
+def _add_archive(router: APIRouter, gateway: Gateway) -> None:
+    @router.get(
+        "/api/v1/studies/{uid}/archive",
+        summary="The whole study as a zip of Part 10 files, as received",
+        description="`{Series}/{SOP Instance UID}.dcm`, stored without compression.",
+        tags=["studies"],
+        response_class=StreamingResponse,
+        responses={200: {"content": {archive.MEDIA_TYPE: {}}}, **NO_STUDY, **NO_INDEX},
+    )
+    async def study_archive(uid: str) -> StreamingResponse:
+        stored = await run_in_threadpool(gateway.services.instances, uid)
+        if not stored:
+            raise NotFound(f"no study {uid}")
+        places: list[Place] = []
+        for series_uid in dict.fromkeys(one.record.series_uid for one in stored):
+            view = await gateway.views.view(uid, series_uid)
+            places += view.places.values()
+        return StreamingResponse(
+            archive.stream(gateway.instances, places),
+            media_type=archive.MEDIA_TYPE,
+            headers={"Content-Disposition": f'attachment; filename="{uid}.zip"'},
+        )
 
 
 def _add_actions(router: APIRouter, gateway: Gateway) -> None:
