@@ -71,6 +71,7 @@ class Holdings:
             hint_complete=lambda _: None,
             settings=lambda: (1, self.settings),
             apply_settings=lambda _a, _b: 1,
+            explain_rules=lambda _a, _b: [],
             tasks=lambda *_: {"items": [], "total": 0},
             task=lambda _: {},
             queue_state=dict,

@@ -14,8 +14,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -26,6 +27,8 @@ from raypacs.errors import MasterUnavailable, NotFound, TierUnavailable
 from raypacs.index.sealed_reader import SealedReader
 from raypacs.layout import new_token
 from raypacs.link import Caller
+from raypacs.policy import deriving
+from raypacs.records import InstanceRecord
 from raypacs.storage.intake import Intake, IntakePorts
 from raypacs.storage.late import LateTier, LateTiers
 from raypacs.storage.manifest import Manifests
@@ -267,6 +270,7 @@ def services(edge: _Edge) -> Services:
         apply_settings=lambda values, who, version: call(
             "apply_settings", parse(Settings, values, "settings"), who, version
         ),
+        explain_rules=partial(explain_rules, reader.settings),
         tasks=lambda filters, limit, offset, before_id: reader.tasks(
             filters, limit=limit, offset=offset, before_id=before_id
         ),
@@ -278,6 +282,20 @@ def services(edge: _Edge) -> Services:
         touched=lambda uids: edge.link.cast("touched", uids),
         node={"name": bootstrap.name, "host": bootstrap.host, "http_port": edge.spec.port},
     )
+
+
+def explain_rules(
+    settings: Callable[[], tuple[int, Settings]],
+    records: Sequence[InstanceRecord],
+    rules: list[dict[str, Any]] | None,
+) -> list[dict[str, Any]]:
+    """Return what compression rules (None: those in force) say of each instance.
+
+    Raises:
+        ConfigError: a rule is wrong.
+    """
+    given = settings()[1] if rules is None else parse(Settings, {"compression": rules}, "rules")
+    return [dict(deriving.explain(record, given.compression)) for record in records]
 
 
 def _status(edge: _Edge) -> dict[str, Any]:

@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "work": VOCABULARY | {"storage", "codec", "policy"},
     "dimse": VOCABULARY | {"storage"},
     "web": VOCABULARY | {"storage", "codec"},
-    "edges": VOCABULARY | {"index", "dimse", "web", "storage", "logs"},
+    "edges": VOCABULARY | {"index", "policy", "dimse", "web", "storage", "logs"},
     "cluster": VOCABULARY
     | {"storage", "codec", "policy", "index", "stats", "master", "work", "dimse", "web", "edges"}
     | {"logs", "client", "node_file", "sender"},

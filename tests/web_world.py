@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fake_index import FakeIndex, make_intake
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-from raypacs import layout
+from raypacs import edges, layout
 from raypacs.config import Settings, TierSettings
 from raypacs.errors import AlreadyExists, NotFound
 from raypacs.records import Lease, Outcome, PackRef, PreparedSeries, StoredInstance
@@ -158,6 +159,7 @@ class World:
             hint_complete=self.hinted.extend,
             settings=lambda: (self.version, self.settings),
             apply_settings=self._apply,
+            explain_rules=partial(edges.explain_rules, lambda: (self.version, self.settings)),
             tasks=self.cluster.tasks,
             task=self.cluster.task,
             queue_state=self.cluster.queue_state,

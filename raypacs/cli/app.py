@@ -16,6 +16,7 @@ from raypacs.cli import (
     node,
     nodes,
     queue,
+    rules,
     settings,
     studies,
     submit,
@@ -71,6 +72,7 @@ app.add_typer(node.app, name="node")
 app.add_typer(master.app, name="master")
 app.add_typer(index.app, name="index")
 app.add_typer(settings.app, name="config")
+app.add_typer(rules.app, name="rules")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     submit.submit
 )

@@ -92,6 +92,26 @@ class StudyCalls(Http):
         body = settings if version is None else {"version": version, "settings": settings}
         return int(self._json("PUT", "/api/v1/settings", json=body)["version"])
 
+    def explain_rules(
+        self, instances: list[dict[str, Any]], rules: list[dict[str, Any]] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return what compression rules (None: those in force) say of described instances.
+
+        Raises:
+            ConfigError: a rule is wrong.
+        """
+        found: list[dict[str, Any]] = []
+        for start in range(0, len(instances), PAGE):
+            body = {"instances": instances[start : start + PAGE], "rules": rules}
+            found += self._json("POST", "/api/v1/rules/test", json=body)["instances"]
+        return found
+
+    def study_rules(self, study_uid: str) -> list[dict[str, Any]]:
+        """Return what the compression rules say of a stored study's instances. Raises NotFound."""
+        path = f"/api/v1/studies/{_part(study_uid)}/rules"
+        found: list[dict[str, Any]] = self._json("GET", path)["instances"]
+        return found
+
     def download(self, study_uid: str, series_uid: str, sop_uid: str) -> Iterator[bytes]:
         """Yield one instance as received, as a Part 10 file (WADO-RS, PS3.18 section 10.4).
 

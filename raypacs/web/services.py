@@ -6,12 +6,12 @@ callable may block and is called from a worker thread unless said otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from raypacs.config import Settings
-from raypacs.records import PackRef, StoredInstance
+from raypacs.records import InstanceRecord, PackRef, StoredInstance
 from raypacs.storage.intake import Intake
 from raypacs.storage.tier import Tier
 
@@ -61,6 +61,11 @@ class Services:
     """All settings as a plain object, who asks, and the version that must be current (None: any).
 
     Returns the new version; raises AlreadyExists where another one is current.
+    """
+    explain_rules: Callable[[Sequence[InstanceRecord], list[Row] | None], list[Row]]
+    """Instances, and rules as in the settings (None: those in force), to what they say of each.
+
+    Raises ConfigError where a rule is wrong.
     """
     tasks: Callable[[Mapping[str, str], int, int, int], Row]
     """Filters, limit, offset, before_id to ``items`` (newest first), ``total``, ``total_is_exact``.

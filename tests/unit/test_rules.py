@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from raypacs.config import CompressionRule, parse
+from raypacs.config import CompressionRule, Settings, parse
 from raypacs.errors import ConfigError
 from raypacs.policy.rules import Choice, choose
 from raypacs.records import InstanceRecord
@@ -218,3 +221,11 @@ def test_the_first_matching_rule_wins_and_cannot_do_the_impossible() -> None:
     assert choose(CT, [compress, copy]) == Choice("htj2k", "rule big")
     assert choose(CT, [copy, compress]) == Choice("copied", "rule rest")
     assert choose(replace(CT, frames=0), [compress]) == Choice("copied", "no pixels")
+
+
+def test_the_examples_of_the_documentation_can_be_applied() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "compression-rules.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    rules = [rule for one in blocks for rule in tomllib.loads(one)["compression"]]
+    settings = parse(Settings, {"compression": rules}, "docs")
+    assert [rule.action for rule in settings.compression] == ["htj2k", "copy", "lossy", "lossy"]

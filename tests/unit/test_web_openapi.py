@@ -23,6 +23,8 @@ OPERATIONS = {
     "GET /api/v1/studies",
     "GET /api/v1/studies/{uid}",
     "GET /api/v1/studies/{uid}/why",
+    "GET /api/v1/studies/{uid}/rules",
+    "POST /api/v1/rules/test",
     "DELETE /api/v1/studies/{uid}",
     "POST /api/v1/studies/{uid}/complete",
     "POST /api/v1/complete",

@@ -17,7 +17,7 @@ from raypacs.errors import RaypacsError
 from raypacs.web import problem
 from raypacs.web.gateway import Gateway
 from raypacs.web.problem import Problem
-from raypacs.web.rest import cluster, queue, state, studies
+from raypacs.web.rest import cluster, queue, rules, state, studies
 from raypacs.web.rest.answers import BAD_REQUEST
 
 _DESCRIPTION = """\
@@ -55,7 +55,7 @@ def create_rest(gateway: Gateway) -> FastAPI:
             Exception: problem.unforeseen,
         },
     )
-    for routes in (state, studies, queue, cluster):
+    for routes in (state, studies, rules, queue, cluster):
         app.include_router(routes.create(gateway))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
