@@ -17,6 +17,8 @@ _LOSSY_IMAGE_COMPRESSION = 0x00282110
 _EXTENDED_OFFSET_TABLE = 0x7FE00001
 _EXTENDED_OFFSET_TABLE_LENGTHS = 0x7FE00002
 _PIECE_BYTES = 4 * 1024 * 1024
+_MANY_FRAMES = 200
+_walked: list[tuple[tuple[str, str, str, int], list[list[Extent]]]] = []
 # Float Pixel Data, Double Float Pixel Data: bits and VR (PS3.5 annex A.2).
 _FLOATS = {0x7FE00008: (32, "OF"), 0x7FE00009: (64, "OD")}
 
@@ -115,8 +117,23 @@ def _check_lossless(source: Source) -> None:
 
 
 def encapsulated_frames(source: Source, frames: int) -> list[list[Extent]]:
-    """Return where the fragments of each frame lie. Raises UnsupportedPixels."""
+    """Return where the fragments of each frame lie. Raises UnsupportedPixels.
 
+    Those of the object that was walked last are remembered if it has many frames: its chunks, each
+    with some of its frames, come one after another.
+    """
+    record = source.record
+    key = (record.tier, record.path, record.sha256, frames)
+    for known, found in tuple(_walked):
+        if known == key:
+            return found
+    found = _walk(source, frames)
+    if frames >= _MANY_FRAMES:
+        _walked[:] = [(key, found)]
+    return found
+
+
+def _walk(source: Source, frames: int) -> list[list[Extent]]:
     def read(offset: int, length: int) -> bytes:
         return bytes(source.read(offset, length))
 

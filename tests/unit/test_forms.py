@@ -22,6 +22,7 @@ from stored_series import Store, image, noise, part10
 
 from raypacs.codec import registry
 from raypacs.records import PreparedSeries
+from raypacs.work import frame_reader
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
@@ -474,3 +475,24 @@ def test_tiles_of_a_whole_slide(store: Store) -> None:
     assert only(series) == ("htj2k", "")
     assert np.array_equal(frames_of(store, series), tiles)
     assert prepared_of(store, series).TotalPixelMatrixColumns == 256
+
+
+def test_an_object_of_many_frames_is_walked_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = noise(400, 6, 7)
+    dataset = image(frames)
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    walks: list[int] = []
+    walk = frame_reader.frame_fragments
+
+    def counted(*args: object) -> object:
+        walks.append(1)
+        return walk(*args)
+
+    monkeypatch.setattr(frame_reader, "frame_fragments", counted)
+    monkeypatch.setattr(frame_reader, "_walked", [])
+    series = store.prepare([store.add(part10(dataset))], chunk_bytes=2000)
+    assert only(series) == ("htj2k", "")
+    assert len(walks) == 1
+    assert np.array_equal(frames_of(store, series), frames)
