@@ -127,8 +127,13 @@ class Pack:
         if instance.form == fmt.COPIED:
             return self._read(instance.object_offset + row[0], row[1], row[2])
         low, rest, low_length, rest_length, low_crc, rest_crc = row
-        data = self._read(rest, rest_length, rest_crc)
-        return data if instance.low_own else self._read(low, low_length, low_crc) + data
+        if instance.low_own:
+            return self._read(rest, rest_length, rest_crc)
+        extents = ((low, low_length), (rest, rest_length))
+        first, second = self._tier.read_ranges(self._ref.pack_path, extents)
+        self._check(first, low_length, low_crc)
+        self._check(second, rest_length, rest_crc)
+        return first + second
 
     def read_rest(self, sop_uid: str, number: int) -> bytes:
         """Return what follows the low part of a prepared frame, checked: as :meth:`read_low`."""
@@ -320,7 +325,9 @@ class Pack:
 
     # ---- the whole of it ----------------------------------------------------------------------
     def check_frames(self) -> None:
-        """Read every frame and every copied object. Raises NotFound, PackCorrupt."""
+        """Read every frame, copied object and 3-D overview. Raises NotFound, PackCorrupt."""
+        if self.has_volume:
+            self.read_volume()
         for uid, instance in self.instances.items():
             if instance.form == fmt.COPIED:
                 for _ in self._object_pieces(instance):

@@ -16,6 +16,8 @@ from volume_world import body, enhanced, part10, series_datasets
 from web_world import World, image_file, served
 
 from raypacs.codec import volume
+from raypacs.errors import PackCorrupt
+from raypacs.storage.pack import Pack
 
 ROOT = "/dicom-web/studies/1.2.3/series/1.2.3.1/overview3d"
 
@@ -264,6 +266,25 @@ def test_an_enhanced_object_is_a_volume(world: World) -> None:
         voxels = np.load(io.BytesIO(client.get(ROOT).content))
     x, y, z, _ = np.array(told["affine"]) @ [30, 20, 10, 1]
     assert voxels[10, 20, 30] == pytest.approx(body(np.array([x, y, z])), abs=15)
+
+
+def test_damage_in_the_pack_is_found(world: World) -> None:
+    prepared(world, series_datasets(20))
+    ref = world.packs["1.2.3.1"][0]
+    tier = world.tiers["web"]
+    pack = Pack(tier, ref)
+    pack.check_frames()
+    data = bytearray(tier.read(ref.pack_path))
+    at = data.index(volume.MAGIC)
+    assert data[at : at + len(pack.read_volume())] == pack.read_volume()
+    data[at + 100] ^= 1
+    tier.delete(ref.pack_path)
+    tier.put_durable(ref.pack_path, bytes(data))
+    with pytest.raises(PackCorrupt):
+        Pack(tier, ref).check_frames()
+    with served(world) as client:
+        assert client.get(ROOT).status_code == 500
+        assert client.get(ROOT.replace("overview3d", "metadata")).status_code == 200
 
 
 def test_inverted_grey(world: World) -> None:
