@@ -8,11 +8,9 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from raypacs.errors import NotFound, ObjectChanged, PackCorrupt
-from raypacs.storage.tier import Tier
-
-Extent = tuple[int, int]
-"""Offset and length in bytes."""
+from raypacs.errors import ObjectChanged, PackCorrupt
+from raypacs.storage.folders import translated
+from raypacs.storage.tier import Extent, Tier
 
 # Linux: read only what is in the page cache, so that the event loop never waits for a disk.
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
@@ -35,8 +33,8 @@ class ObjectFile:
         if local is not None:
             try:
                 self.fd = os.open(local, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError as exc:
-                raise NotFound(f"{tier.name}: no object {path}", tier=tier.name) from exc
+            except OSError as exc:
+                raise translated(exc, tier.name, path) from exc
             weakref.finalize(self, os.close, self.fd)
             if tier.settings.adopted:
                 self._state = self._now()
@@ -68,7 +66,11 @@ class ObjectFile:
         Raises:
             PackCorrupt: the object is shorter than its index says.
             ObjectChanged: others wrote to it since it was opened.
+            TierUnavailable: it cannot be read just now.
         """
+        if self.fd < 0:
+            self._read_ranges(extents, out)
+            return
         start = 0
         for offset, length in extents:
             self._read_one(offset, out[start : start + length])
@@ -83,19 +85,30 @@ class ObjectFile:
     def _has_changed(self) -> bool:
         return self._state != (0, 0) and self._state != self._now()
 
+    def _read_ranges(self, extents: Sequence[Extent], out: memoryview) -> None:
+        """Fill ``out`` by as few requests as the extents take, all at once."""
+        start = 0
+        for (offset, length), data in zip(
+            extents, self._tier.read_ranges(self._path, extents), strict=True
+        ):
+            if len(data) != length:
+                raise self._too_short(offset)
+            out[start : start + length] = data
+            start += length
+
     def _read_one(self, offset: int, out: memoryview) -> None:
-        if self.fd < 0:
-            data = self._tier.read(self._path, offset, len(out))
-            if len(data) != len(out):
-                raise PackCorrupt(f"{self._tier.name}: {self._path} is too short at {offset}")
-            out[:] = data
-            return
         done = 0
         while done < len(out):
-            got = os.preadv(self.fd, [out[done:]], offset + done)
+            try:
+                got = os.preadv(self.fd, [out[done:]], offset + done)
+            except OSError as exc:
+                raise translated(exc, self._tier.name, self._path) from exc
             if got == 0:
-                raise PackCorrupt(f"{self._tier.name}: {self._path} is too short at {offset}")
+                raise self._too_short(offset)
             done += got
+
+    def _too_short(self, offset: int) -> PackCorrupt:
+        return PackCorrupt(f"{self._tier.name}: {self._path} is too short at {offset}")
 
     def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes from ``offset``; may block. Raises PackCorrupt if too short."""
@@ -113,7 +126,7 @@ class ObjectFiles:
         self._lock = threading.Lock()
 
     def get(self, tier: Tier, path: str) -> ObjectFile:
-        """Return the open object. Raises NotFound."""
+        """Return the open object. Raises NotFound (of a file), TierUnavailable."""
         key = (tier.name, path)
         with self._lock:
             found = self._open.get(key)
