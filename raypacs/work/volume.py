@@ -119,22 +119,24 @@ class _Lows:
 
     web: Tier
     _places: dict[tuple[str, int], _Place] = field(default_factory=dict)
-    _known: set[str] = field(default_factory=set)
-    _kept: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    _by_part: dict[str, list[_Place]] = field(default_factory=dict)
+    _path: str = ""
+    _prefixes: dict[int, bytes] = field(default_factory=dict)
 
     def add(self, part: PartResult) -> None:
         """Note where the frames of a part lie."""
-        if part.path in self._known:
+        if part.path in self._by_part:
             return
-        self._known.add(part.path)
+        places = self._by_part[part.path] = []
         low, rest = part.low_offset, 0
         for piece in part.pieces:
             next_low, next_rest = low + piece.low_length, rest + piece.rest_length
-            if piece.form == rules.HTJ2K:
+            if piece.form == rules.HTJ2K and not piece.low_own:
                 uid = piece.record.sop_instance_uid
                 for number, row in enumerate(pack_format.FRAME.iter_unpack(piece.table), 1):
                     place = _Place(part, low, row[0], rest, row[1])
                     self._places[uid, piece.first + number] = place
+                    places.append(place)
                     low, rest = low + row[0], rest + row[1]
             low, rest = next_low, next_rest
 
@@ -143,36 +145,35 @@ class _Lows:
         place = self._places.get((frame.sop_instance_uid, frame.frame_number))
         if place is None:
             raise UnsupportedPixels("a frame of the volume was not prepared")
-        part = place.part
-        # All low parts of a part lie together: one read for about a chunk of slices.
-        lows = self._range(part, part.low_offset, part.metadata.offset - part.low_offset)
-        at = place.low_offset - part.low_offset
-        data = lows[at : at + place.low_length]
-        header = htj2k.read_main_header(data)
-        ends = header.resolution_ends
-        whole = place.low_length + place.rest_length
-        end = ends[header.levels - halvings] if ends and halvings else whole
-        if end > place.low_length:
-            data += self._rest(place, end - place.low_length)
-        pixels = htj2k.decode_frame(data[:end], skip_resolutions=halvings)
+        if place.part.path != self._path:
+            self._path, self._prefixes = place.part.path, self._read(place.part, halvings)
+        data = self._prefixes[place.low_offset]
+        pixels = htj2k.decode_frame(data, skip_resolutions=halvings)
         expected = tuple(-(-side >> halvings) for side in (frame.rows, frame.columns))
         if pixels.shape != expected:
             raise UnsupportedPixels(f"frame of {pixels.shape}, {expected} expected")
         return pixels
 
-    def _rest(self, place: _Place, length: int) -> bytes:
-        part = place.part
-        if self.web.local_path(part.path) is not None:
-            return self.web.read(part.path, place.rest_offset, length)
-        # Far away a request costs more than a part's bytes.
-        rests = self._range(part, 0, part.low_offset)
-        return rests[place.rest_offset : place.rest_offset + length]
-
-    def _range(self, part: PartResult, start: int, length: int) -> bytes:
-        key = part.path, start
-        if key not in self._kept:
-            for path, begin in list(self._kept):
-                if path != part.path:
-                    del self._kept[path, begin]
-            self._kept[key] = self.web.read(part.path, start, length)
-        return self._kept[key]
+    def _read(self, part: PartResult, halvings: int) -> dict[int, bytes]:
+        """Return the beginning of each codestream of a part, by the offset of its low part."""
+        places = self._by_part[part.path]
+        start = part.low_offset
+        lows = self.web.read(part.path, start, part.metadata.offset - start)
+        found = {}
+        longer: list[tuple[_Place, int]] = []
+        for place in places:
+            at = place.low_offset - start
+            low = lows[at : at + place.low_length]
+            header = htj2k.read_main_header(low)
+            ends = header.resolution_ends
+            whole = place.low_length + place.rest_length
+            end = ends[max(0, header.levels - halvings)] if ends and halvings else whole
+            found[place.low_offset] = low[:end]
+            if end > place.low_length:
+                longer.append((place, end - place.low_length))
+        rests = self.web.read_ranges(
+            part.path, [(place.rest_offset, length) for place, length in longer]
+        )
+        for (place, _), rest in zip(longer, rests, strict=True):
+            found[place.low_offset] += rest
+        return found
