@@ -1,4 +1,4 @@
-"""Lossy objects made by a rule pass two validators with no error that their source does not have."""
+"""Lossy objects made by a rule pass two validators with no error that their source has not."""
 
 from __future__ import annotations
 
