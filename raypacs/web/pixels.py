@@ -162,5 +162,6 @@ def read_header(data: bytes, *, meta: bool = True) -> pydicom.Dataset:
         if not meta:
             return read_dataset(io.BytesIO(data), False, True)
         return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, force=True)
-    except (InvalidDicomError, EOFError, ValueError) as exc:
+    except (InvalidDicomError, EOFError, OSError, ValueError) as exc:
+        # OSError: so pydicom names an encoding that contradicts itself.
         raise MalformedInstance(f"header cannot be read: {exc}") from exc

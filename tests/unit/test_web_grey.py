@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import imagecodecs
 import numpy as np
 import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import ExplicitVRLittleEndian
 
-from raypacs.web.pixels import Picture
+from raypacs.errors import RaypacsError
+from raypacs.web.pixels import Picture, read_header
 from raypacs.web.rendering import Wanted, Window, render
 from raypacs.web.rendering.grey import show_grey, stored_values
 from raypacs.web.rendering.luts import Lut, expand_segments, read_entries, read_lut, within
@@ -285,3 +290,33 @@ def test_a_supplemental_palette_colours_its_values_alone() -> None:
         *(0, 128, 252),
         *(1, 3, 4),
     ]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_headers_end_in_a_picture_or_a_problem(seed: int) -> None:
+    dataset = palette_header(b"\1\2\3\4" * 2)
+    dataset.VOILUTSequence = [table([4, 0, 16], [1, 2, 3, 4])]
+    dataset.ModalityLUTSequence = [table([4, 0, 8], [1, 2, 3, 4])]
+    dataset.WindowCenter, dataset.WindowWidth = [1, 2], ["3", "4"]
+    dataset.PixelPaddingValue, dataset.RescaleSlope = 5, 2
+    dataset.PerFrameFunctionalGroupsSequence = [
+        header(FrameVOILUTSequence=[header(WindowCenter=1, WindowWidth=2)])
+    ]
+    for element, value in ((0x10, 2), (0x11, 3), (0x50, [1, 1]), (0x102, 0)):
+        dataset.add_new((0x6000, element), "US", value)
+    dataset.add_new((0x6000, 0x3000), "OW", b"\xff\xff")
+    out = DicomBytesIO()
+    out.is_little_endian, out.is_implicit_VR = True, False
+    write_dataset(out, dataset)
+    good = out.getvalue()
+    rng = np.random.default_rng(seed)
+    pictures = (grey(np.zeros((4, 4), np.uint16), 12), indices([0, 1, 2]))
+    wanted = Wanted("image/jpeg", overlays=frozenset({0}), profile="yes")
+    for _ in range(150):
+        data = bytearray(good)
+        for where in rng.integers(0, len(data), rng.integers(1, 4)):
+            data[where] = rng.integers(0, 256)
+        for picture in pictures:
+            with contextlib.suppress(RaypacsError):
+                render(picture, read_header(bytes(data), meta=False), 1, wanted)

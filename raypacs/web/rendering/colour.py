@@ -11,7 +11,7 @@ from pydicom import Dataset
 
 from raypacs.errors import UnsupportedPixels
 from raypacs.web.pixels import Picture
-from raypacs.web.rendering.grey import header_is_little
+from raypacs.web.rendering.header import is_little, items, value
 from raypacs.web.rendering.luts import palette
 
 Array = NDArray[Any]
@@ -51,8 +51,8 @@ def has_supplemental(picture: Picture, header: Dataset) -> bool:
     """Whether a grey frame has a palette for part of its values."""
     return (
         picture.array.dtype.kind in "iu"
-        and header.get("PixelPresentation") in ("COLOR", "MIXED", "COLOR_RANGE")
-        and header.get("RedPaletteColorLookupTableDescriptor") is not None
+        and value(header, "PixelPresentation") in ("COLOR", "MIXED", "COLOR_RANGE")
+        and value(header, "RedPaletteColorLookupTableDescriptor") is not None
     )
 
 
@@ -79,10 +79,10 @@ def show_colour(picture: Picture) -> Array:
 
 def profile_of(header: Dataset) -> bytes | None:
     """Return the ICC profile of the image, or of its first optical path (PS3.3 C.11.15)."""
-    profile = header.get("ICCProfile")
-    paths = header.get("OpticalPathSequence")
+    profile = value(header, "ICCProfile")
+    paths = items(header, "OpticalPathSequence")
     if not profile and paths:
-        profile = paths[0].get("ICCProfile")
+        profile = value(paths[0], "ICCProfile")
     return bytes(profile) if isinstance(profile, bytes) and len(profile) > 128 else None
 
 
@@ -110,4 +110,4 @@ def in_profile(rgb: Array, profile: bytes | None, wanted: str) -> tuple[Array, b
 
 def _palette_of(picture: Picture, header: Dataset) -> tuple[int, Array]:
     info = np.iinfo(picture.array.dtype)
-    return palette(header, info.min, info.max, little=header_is_little(header))
+    return palette(header, info.min, info.max, little=is_little(header))

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.multival import MultiValue
 
 from raypacs.codec.htj2k import check_range
 from raypacs.web.pixels import Picture
 from raypacs.web.rendering.asked import FUNCTIONS, Window
-from raypacs.web.rendering.luts import Lut, integers, read_lut, within
+from raypacs.web.rendering.header import functional_group, integers, is_little, items, value
+from raypacs.web.rendering.header import number as number_of
+from raypacs.web.rendering.luts import Lut, read_lut, within
 
 Array = NDArray[Any]
 _ANGIOGRAPHY = frozenset({"1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2"})
@@ -55,7 +56,7 @@ def show_grey(
     the range of the frame is shown, padding left out. ``invert`` turns black and white.
     """
     values = picture.array
-    little = header_is_little(header)
+    little = is_little(header)
     low, high = _limits(picture)
     modality = _modality(header, number, low, high, little=little)
     voi: Window | Lut | None = window
@@ -90,22 +91,6 @@ def stored_values(picture: Picture, shift: int = 0) -> Picture:
     return replace(picture, array=moved)
 
 
-def functional_group(header: Dataset, number: int, sequence: str) -> Dataset | None:
-    """Return a functional group's item of a frame, or of all frames (PS3.3 C.7.6.16)."""
-    per_frame = header.get("PerFrameFunctionalGroupsSequence")
-    if per_frame and len(per_frame) >= number and per_frame[number - 1].get(sequence):
-        return per_frame[number - 1][sequence].value[0]
-    shared = header.get("SharedFunctionalGroupsSequence")
-    if shared and shared[0].get(sequence):
-        return shared[0][sequence].value[0]
-    return None
-
-
-def header_is_little(header: Dataset) -> bool:
-    """Whether words in byte strings of the header are little endian."""
-    return header.original_encoding[1] is not False
-
-
 def _limits(picture: Picture) -> tuple[int, int]:
     """Return the least and the greatest stored value there can be, of floats that of 16 bits."""
     array, bits = picture.array, picture.bits_stored
@@ -122,12 +107,12 @@ def _limits(picture: Picture) -> tuple[int, int]:
 
 def _modality(header: Dataset, number: int, low: int, high: int, *, little: bool) -> Modality:
     source = functional_group(header, number, "PixelValueTransformationSequence") or header
-    tables = source.get("ModalityLUTSequence")
+    tables = items(source, "ModalityLUTSequence")
     if tables and not _is_angiography(header):
         lut = read_lut(tables[0], low, high, little=little)
         if lut is not None:
             return Modality(lut=lut)
-    slope, intercept = _first(source.get("RescaleSlope")), _first(source.get("RescaleIntercept"))
+    slope, intercept = number_of(source, "RescaleSlope"), number_of(source, "RescaleIntercept")
     return Modality(slope or 1.0, intercept or 0.0)
 
 
@@ -136,8 +121,8 @@ def _is_angiography(header: Dataset) -> bool:
 
     PS3.3 section C.8.7.1.1.2: so it is where Pixel Intensity Relationship is LOG or DISP.
     """
-    return header.get("SOPClassUID") in _ANGIOGRAPHY and header.get(
-        "PixelIntensityRelationship"
+    return value(header, "SOPClassUID") in _ANGIOGRAPHY and value(
+        header, "PixelIntensityRelationship"
     ) in ("LOG", "DISP")
 
 
@@ -146,15 +131,15 @@ def _header_voi(
 ) -> Window | Lut | None:
     """Return the first VOI LUT, else the first window (PS3.3 section C.11.2)."""
     source = functional_group(header, number, "FrameVOILUTSequence") or header
-    tables = source.get("VOILUTSequence")
+    tables = items(source, "VOILUTSequence")
     if tables:
         lut = read_lut(tables[0], *outputs, little=little)
         if lut is not None:
             return lut
-    center, width = _first(source.get("WindowCenter")), _first(source.get("WindowWidth"))
+    center, width = number_of(source, "WindowCenter"), number_of(source, "WindowWidth")
     if center is None or width is None or width <= 0:
         return None
-    function = str(source.get("VOILUTFunction", "") or "LINEAR").lower().replace("_", "-")
+    function = str(value(source, "VOILUTFunction") or "LINEAR").lower().replace("_", "-")
     return Window(center, width, function if function in FUNCTIONS else "linear")
 
 
@@ -170,12 +155,12 @@ def _whole_range(picture: Picture, header: Dataset, modality: Modality) -> Windo
 
 def _mask_range(picture: Picture, header: Dataset) -> tuple[float, float] | None:
     """Return the range of a mask, which is the same for all its frames: an empty one is black."""
-    kind = header.get("SegmentationType")
+    kind = value(header, "SegmentationType")
     if kind == "LABELMAP":
-        numbers = [_first(one.get("SegmentNumber")) for one in header.get("SegmentSequence") or ()]
+        numbers = [number_of(one, "SegmentNumber") for one in items(header, "SegmentSequence")]
         return 0.0, max([1.0, *(number for number in numbers if number is not None)])
     if kind == "FRACTIONAL":
-        return 0.0, _first(header.get("MaximumFractionalValue")) or 255.0
+        return 0.0, number_of(header, "MaximumFractionalValue") or 255.0
     return (0.0, 1.0) if kind or picture.bits_stored == 1 else None
 
 
@@ -192,8 +177,8 @@ def _without_padding(values: Array, header: Dataset) -> Array:
     floating = values.dtype.kind == "f"
     prefix = ("DoubleFloat" if values.dtype.itemsize == 8 else "Float") if floating else ""
     kept = np.isfinite(values) if floating else np.True_
-    padding = _number(header.get(f"{prefix}PixelPaddingValue"), values.dtype)
-    limit = _number(header.get(f"{prefix}PixelPaddingRangeLimit"), values.dtype)
+    padding = _number(header, f"{prefix}PixelPaddingValue", values.dtype)
+    limit = _number(header, f"{prefix}PixelPaddingRangeLimit", values.dtype)
     if padding is not None:
         ends = sorted((padding, padding if limit is None else limit))
         kept = kept & ((values < ends[0]) | (values > ends[1]))
@@ -204,11 +189,11 @@ def _without_padding(values: Array, header: Dataset) -> Array:
     return shown if shown.size else values
 
 
-def _number(value: Any, dtype: np.dtype[Any]) -> float | None:
+def _number(header: Dataset, keyword: str, dtype: np.dtype[Any]) -> float | None:
     """Return a padding value as samples of ``dtype`` have it: its sign may be written wrongly."""
     if dtype.kind == "f":
-        return _first(value)
-    found = integers(value)
+        return number_of(header, keyword)
+    found = integers(value(header, keyword))
     if not found:
         return None
     info = np.iinfo(dtype)
@@ -221,7 +206,7 @@ def _is_inverse(picture: Picture, header: Dataset) -> bool:
     MONOCHROME1 goes with the Presentation LUT Shape INVERSE (PS3.3 section C.8.11.3.1.2): together
     they invert once.
     """
-    shape = header.get("PresentationLUTShape")
+    shape = value(header, "PresentationLUTShape")
     return picture.photometric == "MONOCHROME1" or shape == "INVERSE"
 
 
@@ -248,12 +233,3 @@ def _windowed(values: Array, window: Window) -> Array:
     else:
         shown = (values - (center - 0.5)) / (width - 1.0) + 0.5
     return np.clip(shown, 0.0, 1.0)
-
-
-def _first(value: Any) -> float | None:
-    if isinstance(value, MultiValue | list | tuple):
-        value = value[0] if value else None
-    try:
-        return float(value) if value is not None and value != "" else None
-    except (TypeError, ValueError):
-        return None

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.multival import MultiValue
 
 from raypacs.errors import UnsupportedPixels
+from raypacs.web.rendering.header import integers, value
 
 Array = NDArray[Any]
 _COLOURS = ("Red", "Green", "Blue")
@@ -58,11 +58,12 @@ def read_lut(item: Dataset, low: float, high: float, *, little: bool = True) -> 
 
     ``little``: byte order of data in OW. None: it has no usable table.
     """
-    descriptor = integers(item.get("LUTDescriptor"))
-    if len(descriptor) != 3 or item.get("LUTData") is None:
+    descriptor = integers(value(item, "LUTDescriptor"))
+    data = value(item, "LUTData")
+    if len(descriptor) != 3 or data is None:
         return None
     count = descriptor[0] & 0xFFFF or _MOST_ENTRIES
-    entries = read_entries(item["LUTData"].value, count, descriptor[2], little=little)
+    entries = read_entries(data, count, descriptor[2], little=little)
     if not len(entries):
         return None
     declared = descriptor[2] if 1 <= descriptor[2] <= 16 else 1
@@ -86,14 +87,6 @@ def read_entries(data: Any, count: int, bits: int, *, little: bool = True) -> Ar
     return words[:count].astype(np.uint16)
 
 
-def integers(value: Any) -> list[int]:
-    """Return the values of a numeric element as a list, [] if there is none."""
-    if value is None or value == "":
-        return []
-    values = value if isinstance(value, list | tuple | MultiValue) else [value]
-    return [int(one) for one in values]
-
-
 def palette(header: Dataset, low: int, high: int, *, little: bool = True) -> tuple[int, Array]:
     """Return the palette of a header: the first value mapped, and entries x 3 in 8 bits.
 
@@ -106,13 +99,13 @@ def palette(header: Dataset, low: int, high: int, *, little: bool = True) -> tup
     first, wide = 0, False
     for colour in _COLOURS:
         name = f"{colour}PaletteColorLookupTable"
-        descriptor = integers(header.get(name + "Descriptor"))
+        descriptor = integers(value(header, name + "Descriptor"))
         if len(descriptor) != 3:
             raise UnsupportedPixels("PALETTE COLOR without a palette")
         count, bits = descriptor[0] & 0xFFFF or _MOST_ENTRIES, descriptor[2]
         first, wide = within(descriptor[1], low, high), bits > 8
-        data = header.get(name + "Data")
-        segments = header.get(f"Segmented{name}Data")
+        data = value(header, name + "Data")
+        segments = value(header, f"Segmented{name}Data")
         if data is not None:
             columns.append(read_entries(data, count, bits, little=little))
         elif isinstance(segments, bytes):

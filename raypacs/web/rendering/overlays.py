@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from raypacs.web.rendering.grey import header_is_little
-from raypacs.web.rendering.luts import integers
+from raypacs.web.rendering.header import integers, is_little, value
 
 Array = NDArray[Any]
 _ROWS, _COLUMNS, _FRAMES = 0x0010, 0x0011, 0x0015
@@ -46,7 +45,7 @@ def _plane(
     if None in shape:
         return
     rows, columns = (int(side or 0) for side in shape)
-    origin = integers(_value(header, group, _ORIGIN)) or [1, 1]
+    origin = integers(value(header, (group, _ORIGIN))) or [1, 1]
     top, left = origin[0] - 1, (origin[1] if len(origin) > 1 else 1) - 1
     bit = _embedded_bit(header, group)
     if bit is not None:
@@ -54,10 +53,10 @@ def _plane(
             yield (raw >> bit & 1).astype(bool), 0, 0
         return
     index = _index(header, group, number)
-    data = _value(header, group, _DATA)
+    data = value(header, (group, _DATA))
     if index is None or not isinstance(data, bytes) or rows < 1 or columns < 1:
         return
-    if not header_is_little(header) and _vr(header, group) == "OW":
+    if not is_little(header) and _vr(header, group) == "OW":
         data = np.frombuffer(data[: len(data) // 2 * 2], "u2").byteswap().tobytes()
     first = index * rows * columns
     if (first + rows * columns + 7) // 8 > len(data):
@@ -101,14 +100,10 @@ def _put(mask: Array, plane: Array, top: int, left: int) -> bool:
     return True
 
 
-def _value(header: Dataset, group: int, element: int) -> Any:
-    return header[group, element].value if (group, element) in header else None
-
-
 def _vr(header: Dataset, group: int) -> str:
     return str(header[group, _DATA].VR)
 
 
 def _number(header: Dataset, group: int, element: int) -> int | None:
-    found = integers(_value(header, group, element))
+    found = integers(value(header, (group, element)))
     return found[0] if found else None

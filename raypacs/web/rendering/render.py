@@ -21,6 +21,7 @@ from raypacs.web.rendering.colour import (
 )
 from raypacs.web.rendering.encoding import encode
 from raypacs.web.rendering.grey import show_grey
+from raypacs.web.rendering.header import value
 from raypacs.web.rendering.overlays import draw_mask, overlay_planes
 from raypacs.web.rendering.scaling import Grid, Target, covered, nearest, smooth, target_of
 
@@ -81,8 +82,8 @@ def is_index(header: Dataset, photometric: str) -> bool:
     """Whether samples are numbers of colours or segments, which have no mean."""
     return (
         photometric == "PALETTE COLOR"
-        or header.get("SegmentationType") is not None
-        or header.get("PixelPresentation") in ("COLOR", "MIXED", "COLOR_RANGE")
+        or value(header, "SegmentationType") is not None
+        or value(header, "PixelPresentation") in ("COLOR", "MIXED", "COLOR_RANGE")
     )
 
 
