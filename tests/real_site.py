@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from raypacs import edges
-from raypacs.config import Bootstrap, Settings, default_tiers
+from raypacs.config import Bootstrap, Settings, TierSettings, default_tiers
 from raypacs.index.sealed_reader import SealedReader
 from raypacs.master import Master
 from raypacs.records import Lease, Outcome, Poll, WorkResult
@@ -34,11 +34,13 @@ T = 1_700_000_000.0
 class RealSite:
     """The site; its time stands still until told (seconds since the epoch)."""
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(
+        self, folder: Path, url: str, tiers: tuple[TierSettings, ...] | None = None
+    ) -> None:
         self.folder = folder
         self.url = url
         self.now = T
-        self.settings = Settings(tiers=default_tiers(folder), register_interval_s=0.02)
+        self.settings = Settings(tiers=tiers or default_tiers(folder), register_interval_s=0.02)
         self.master = self.start()
         self.master.apply_settings(self.settings, "test")
         self.reader: SealedReader = edges.open_reader(url, LateTiers(self.settings.tiers))
