@@ -22,6 +22,10 @@ class Outcome(StrEnum):
     UNDECIDED = "undecided"  # known or a conflict: only checksums can tell, and one is missing
 
 
+OUTCOMES = tuple(outcome for outcome in Outcome if outcome is not Outcome.UNDECIDED)
+"""What a sender is told: the index's own question is none of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class InstanceRecord:
     """One stored instance, as the edge that received it describes it to the index.

@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "node_file": {"config", "errors", "process"},
     "client": {"config", "errors", "node_file"},
     "synthetic": set(),
-    "sender": {"client", "errors", "records"},
+    "sender": {"client", "errors", "records", "dicom", "layout"},
     "storage": VOCABULARY,
     "codec": VOCABULARY,
     "policy": VOCABULARY,

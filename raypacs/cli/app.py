@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from raypacs.cli import (
+    adopt,
     demo,
+    get,
     index,
     ingest,
     master,
@@ -61,9 +63,10 @@ app.command()(nodes.up)
 app.command()(nodes.down)
 app.command()(nodes.status)
 app.command()(ingest.ingest)
+app.command()(adopt.adopt)
 app.command(name="studies")(studies.list_studies)
 app.command()(studies.show)
-app.command()(studies.get)
+app.command()(get.get)
 app.command()(studies.delete)
 app.command()(studies.wait)
 app.command()(why.why)

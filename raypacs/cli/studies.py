@@ -1,14 +1,10 @@
-"""Commands about studies: studies, show, get, delete, wait."""
+"""Commands about studies: studies, show, delete, wait."""
 
 from __future__ import annotations
 
-import hashlib
-import mmap
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,15 +12,10 @@ from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
 
-from raypacs import layout
 from raypacs.cli.session import Exit, Json, Session, agreed, amount, columns, moment, session_of
-from raypacs.client import Client
-from raypacs.dicom import split_part10
-from raypacs.errors import ConfigError, RaypacsError
+from raypacs.errors import ConfigError
 from raypacs.sender import waiting
 from raypacs.sender.waiting import Prepared
-
-_DOWNLOADS = 4
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID.")]
 
@@ -134,73 +125,6 @@ def facts(row: dict[str, Any]) -> dict[str, Any]:
         for name, value in flat.items()
         if value not in ("", None) and not isinstance(value, dict | list)
     }
-
-
-def get(
-    context: typer.Context,
-    study: StudyArgument,
-    directory: Annotated[Path, typer.Argument(help="Folder to write to.")],
-    as_json: Json = False,
-) -> None:
-    """Write a study as DICOM files, as received: DIRECTORY/SERIES/INSTANCE.dcm, checked."""
-    session = session_of(context, as_json)
-    with session.client(connections=_DOWNLOADS) as client:
-        told = client.study(study)
-        objects = [
-            (series["series_uid"], each) for series in told["series"] for each in series["objects"]
-        ]
-        with counted(session.stderr, "get", len(objects)) as advance:
-
-            def fetch(place: tuple[str, dict[str, Any]]) -> int:
-                written = _fetch(client, study, place[0], place[1], directory)
-                advance()
-                return written
-
-            with ThreadPoolExecutor(_DOWNLOADS) as pool:
-                size_bytes = sum(pool.map(fetch, objects))
-    told = {
-        "study_uid": study,
-        "directory": str(directory),
-        "objects": len(objects),
-        "bytes": size_bytes,
-    }
-    session.emit(told, f"{len(objects)} objects, {amount(size_bytes)} in {escape(str(directory))}")
-
-
-def _fetch(
-    client: Client, study_uid: str, series_uid: str, each: dict[str, Any], directory: Path
-) -> int:
-    """Write one instance, appearing whole or not at all, and return its size in bytes."""
-    sop_uid = layout.checked_uid(each["sop_instance_uid"], "SOP Instance UID")
-    folder = directory / layout.checked_uid(series_uid, "Series Instance UID")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{sop_uid}.dcm"
-    partial = folder / f"{sop_uid}.part"
-    try:
-        with partial.open("wb") as handle:
-            for block in client.download(study_uid, series_uid, sop_uid):
-                handle.write(block)
-        if each.get("sha256") and dataset_sha256(partial) != each["sha256"]:
-            raise RaypacsError(
-                f"{sop_uid}: what arrived is not what was received",
-                hint="the stored file is damaged, or the node served another transfer syntax",
-            )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path.stat().st_size
-
-
-def dataset_sha256(path: Path) -> str:
-    """Return the SHA-256 of a Part 10 file's data set, without preamble and file meta."""
-    if path.stat().st_size == 0:
-        return hashlib.sha256().hexdigest()
-    with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-        offset = split_part10(whole[: min(len(whole), 1 << 20)]).dataset_offset
-        digest = hashlib.sha256()
-        for start in range(offset, len(whole), 1 << 20):
-            digest.update(whole[start : start + (1 << 20)])
-        return digest.hexdigest()
 
 
 def delete(

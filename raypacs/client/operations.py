@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from raypacs.client.http import Http
+from raypacs.client.http import Http, error_of
 
 PAGE = 500
 
@@ -82,6 +83,34 @@ class OperatorCalls(Http):
         path = f"/api/v1/studies/{quote(study_uid, safe='')}/why"
         events: list[dict[str, Any]] = self._json("GET", path)["events"]
         return events
+
+    def adopt(self, url: str, **order: Any) -> dict[str, Any]:
+        """Adopt an archive (name, format, prepare, deleted); return the adoption.
+
+        Raises:
+            ConfigError: it cannot be: it holds, or lies in, another tier.
+            TierUnavailable: it cannot be reached.
+        """
+        return self._json("POST", "/api/v1/adoptions", json={"url": url, **order})
+
+    def adoption(self, item_id: int) -> dict[str, Any]:
+        """Return how far an adoption is. Raises NotFound."""
+        return self._json("GET", f"/api/v1/adoptions/{item_id}")
+
+    def adoption_report(self, item_id: int) -> Iterator[dict[str, Any]]:
+        """Yield what an adoption left out or found changed: what, path, why.
+
+        Raises:
+            NotFound: no such adoption, or it has not ended.
+        """
+        path = f"/api/v1/adoptions/{item_id}/report"
+        with self._http.stream("GET", path) as response:
+            if response.is_error:
+                response.read()
+                raise error_of(response)
+            for line in response.iter_lines():
+                if line:
+                    yield json.loads(line)
 
     def nodes(self) -> list[dict[str, Any]]:
         """Return the nodes with their states."""

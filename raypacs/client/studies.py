@@ -112,15 +112,18 @@ class StudyCalls(Http):
         found: list[dict[str, Any]] = self._json("GET", path)["instances"]
         return found
 
-    def download(self, study_uid: str, series_uid: str, sop_uid: str) -> Iterator[bytes]:
-        """Yield one instance as received, as a Part 10 file (WADO-RS, PS3.18 section 10.4).
+    def download(
+        self, study_uid: str, series_uid: str, sop_uid: str, *, accept: str = AS_STORED
+    ) -> Iterator[bytes]:
+        """Yield one instance as a Part 10 file (WADO-RS, PS3.18 section 10.4); as received.
 
         Raises:
             NotFound: no such instance.
+            UnsupportedPixels: it cannot be had as ``accept`` says.
         """
         study, series, instance = _part(study_uid), _part(series_uid), _part(sop_uid)
         path = f"/dicom-web/studies/{study}/series/{series}/instances/{instance}"
-        with self._http.stream("GET", path, headers={"Accept": AS_STORED}) as response:
+        with self._http.stream("GET", path, headers={"Accept": accept}) as response:
             if response.is_error:
                 response.read()
                 raise error_of(response)

@@ -17,7 +17,7 @@ import httpx
 
 from raypacs.client import Client
 from raypacs.errors import MasterUnavailable, NodeNotRunning, RaypacsError
-from raypacs.records import Outcome
+from raypacs.records import OUTCOMES, Outcome
 from raypacs.sender import sources
 from raypacs.sender.sources import Candidate, Skipped
 
@@ -71,7 +71,7 @@ class Summary:
         """Return the summary for machines."""
         return {
             "counts": {
-                str(each): self.counts[each] for each in (*map(str, Outcome), SKIPPED, FAILED)
+                str(each): self.counts[each] for each in (*map(str, OUTCOMES), SKIPPED, FAILED)
             },
             "reasons": [
                 {

@@ -13,7 +13,7 @@ from typing import Any
 
 from raypacs import dicom
 from raypacs.errors import MalformedInstance
-from raypacs.records import Outcome
+from raypacs.records import OUTCOMES, Outcome
 from raypacs.storage.intake import Intake, Stored
 from raypacs.web.multipart import Part, read_parts
 
@@ -147,7 +147,7 @@ def _referenced(item: Stored, root: str) -> dict[str, Any]:
 
 def rest_answer(objects: list[Stored]) -> dict[str, Any]:
     """Return the body of the REST ingest."""
-    counts = {outcome.value: 0 for outcome in Outcome if outcome is not Outcome.UNDECIDED}
+    counts = {outcome.value: 0 for outcome in OUTCOMES}
     for item in objects:
         counts[item.outcome.value] += 1
     return {
