@@ -22,7 +22,8 @@ from raypacs.web.rest.answers import BAD_REQUEST
 
 _DESCRIPTION = """\
 The REST API of a raypacs node; every node answers the same, whichever node the work is on. DICOMweb
-(PS3.18), with pictures of frames and thumbnails up to studies, lies beside it under `/dicom-web`. Times are seconds since the Unix epoch in UTC (`_s`),
+(PS3.18), with pictures of frames and thumbnails up to studies, lies beside it under `/dicom-web`.
+Times are seconds since the Unix epoch in UTC (`_s`),
 sizes are bytes (`_bytes`). Errors are problem details (RFC 9457).
 """
 _METHODS = ("GET", "POST", "PUT", "DELETE")
