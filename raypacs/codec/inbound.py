@@ -36,8 +36,10 @@ JPEG_XL_LOSSLESS = _JPEG + "110"
 MAYBE_LOSSLESS = frozenset({JPEG_LS_NEAR, JPEG_2000, HTJ2K_GENERAL})
 #: The largest frame that is decoded: anyone can claim any size in a few bytes.
 MOST_SAMPLES = 1 << 28
-# OpenJPEG works in words of 32 bits, of which a wavelet takes a few.
+# OpenJPEG works in words of 32 bits, of which a wavelet takes a few; it refuses what OpenJPH codes
+# in words of 64.
 _MOST_OPENJPEG_BITS = 24
+_MOST_OPENJPEG_HT_BITS = 16
 _MOST_PADDING_BYTES = 1
 _DIFFERENT_SIZE = "size in the codestream differs from the header"
 #: What a damaged codestream makes the decoders raise; their own errors are all RuntimeErrors.
@@ -220,8 +222,8 @@ def _jpeg_2000(data: bytes, layout: PixelLayout, agreed: bool) -> Array:
 
 
 def _high_throughput(data: bytes, header: jpeg_2000.StreamHeader, agreed: bool) -> Array:
-    """Decode with OpenJPEG, which stands any damage, and then OpenJPH; above 24 bits only this."""
-    if header.depth > _MOST_OPENJPEG_BITS:
+    """Decode with OpenJPEG, which stands any damage, and then OpenJPH; above 16 bits only this."""
+    if header.depth > _MOST_OPENJPEG_HT_BITS:
         return htj2k.decode_frame(data)
     frame = imagecodecs.jpeg2k_decode(data)
     if agreed:

@@ -22,7 +22,7 @@ from raypacs.uids import HTJ2K_GENERAL
 _JPEG = "1.2.840.10008.1.2.4."
 _YBR = frozenset({"YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_PARTIAL_422"})
 _DCT = frozenset({0xC0, 0xC1, 0xC2, jpeg.SOF_LOSSLESS})
-_MOST_OPENJPEG_BITS = 24
+_MOST_OPENJPEG_HT_BITS = 16
 Shown = tuple[Array, str]
 
 
@@ -122,7 +122,7 @@ def _jpeg_2000(data: bytes, record: InstanceRecord) -> Shown:
     data = jpeg_2000.unwrapped(data)
     header = jpeg_2000.read_main_header(data)
     _check_size((header.rows, header.columns, header.components), record)
-    if header.depth > _MOST_OPENJPEG_BITS:
+    if header.high_throughput and header.depth > _MOST_OPENJPEG_HT_BITS:
         array = htj2k.decode_frame(data)
     else:
         array = imagecodecs.jpeg2k_decode(data)  # also high throughput; it stands any damage
