@@ -29,11 +29,13 @@ def enqueue_wanted(txn: Txn, study_uid: str, generation: int) -> bool:
     compression = settings.read(txn.conn)[1].compression
     if not any(rule.action == "lossy" for rule in compression):
         return False
+    ours = instances.c.study_uid == study_uid
+    there = set(txn.conn.execute(sa.select(instances.c.sop_instance_uid).where(ours)).scalars())
     query = sa.select(*(instances.c[name] for name in _COLUMNS)).where(
-        instances.c.study_uid == study_uid
+        ours, instances.c.source != deriving.SOURCE
     )
     records = (InstanceRecord(**row) for row in txn.conn.execute(query).mappings())
-    if not deriving.wanted(records, compression):
+    if next(deriving.missing(records, compression, there), None) is None:
         return False
     return enqueue(txn, DERIVE, study_uid, generation, Wish(Priority.LOW, rule=_RULE))
 

@@ -130,7 +130,8 @@ def _leased(detail: Detail) -> str:
 
 
 def _done(detail: Detail) -> str:
-    return f"{detail.get('kind', 'work')} done (attempt {detail.get('attempt', '?')})"
+    made = f", {_objects(detail)} made" if "objects" in detail else ""
+    return f"{detail.get('kind', 'work')} done (attempt {detail.get('attempt', '?')}){made}"
 
 
 def _warned(detail: Detail) -> str:

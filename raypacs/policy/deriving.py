@@ -10,8 +10,9 @@ Pure: records and rules in, orders out.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from raypacs.compression import CompressionRule
 from raypacs.policy import rules
@@ -52,13 +53,23 @@ def wanted(
     records: Iterable[InstanceRecord], compression: Iterable[CompressionRule]
 ) -> list[Derivation]:
     """Return what is to be made of the instances of a study, and is not among them yet."""
-    compression = tuple(compression)
-    if not any(rule.action == "lossy" for rule in compression):
-        return []
     every = list(records)
     there = {record.sop_instance_uid for record in every}
-    found = (derivation(record, compression) for record in every)
-    return [one for one in found if one is not None and one.sop_instance_uid not in there]
+    return list(missing(every, compression, there))
+
+
+def missing(
+    records: Iterable[InstanceRecord],
+    compression: Iterable[CompressionRule],
+    there: Collection[str],
+) -> Iterator[Derivation]:
+    """Yield what is to be made of ``records`` and is not among the SOP Instance UIDs ``there``."""
+    compression = tuple(compression)
+    if any(rule.action == "lossy" for rule in compression):
+        for record in records:
+            found = derivation(record, compression)
+            if found is not None and found.sop_instance_uid not in there:
+                yield found
 
 
 def derivation(record: InstanceRecord, compression: Iterable[CompressionRule]) -> Derivation | None:
@@ -69,7 +80,7 @@ def derivation(record: InstanceRecord, compression: Iterable[CompressionRule]) -
     return Derivation(
         record,
         rule,
-        derived_uid(record.series_uid, rule),
+        _series_uid(record.series_uid, rule.ratio, rule.psnr_db),
         derived_uid(record.sop_instance_uid, rule),
     )
 
@@ -97,8 +108,15 @@ def obstacle(record: InstanceRecord) -> str:
 
 def derived_uid(uid: str, rule: CompressionRule) -> str:
     """Return the UID that takes the place of ``uid`` in what a rule makes (PS3.5 section B.2)."""
-    asked = f"ratio {rule.ratio:g} psnr {rule.psnr_db:g} dB"
+    return _uid(uid, rule.ratio, rule.psnr_db)
+
+
+def _uid(uid: str, ratio: float, psnr_db: float) -> str:
+    asked = f"ratio {ratio:g} psnr {psnr_db:g} dB"
     return f"2.25.{uuid.uuid5(_NAMESPACE, f'{uid} {_CODEC} {asked}').int}"
+
+
+_series_uid = lru_cache(maxsize=256)(_uid)  # that of one instance after the other
 
 
 def marker(rule: CompressionRule) -> str:

@@ -92,6 +92,7 @@ def test_a_prepared_study_is_derived_once_and_prepared_again(queue: Queue) -> No
     assert ledger_is_right(queue)
     story = [one["text"] for one in queue.reader.why(STUDY)]
     assert any("DERIVE scheduled" in text and "a rule wants" in text for text in story)
+    assert any("DERIVE done (attempt 1), 2 objects made" in text for text in story)
     assert any(text.startswith("received 2 objects") and "raypacs" in text for text in story)
 
 
