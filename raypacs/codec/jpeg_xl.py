@@ -13,6 +13,7 @@ from raypacs.errors import UnsupportedPixels
 
 _CODESTREAM = b"\xff\x0a"
 _CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
+_BOX_BYTES = 8  # length and type
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _CUSTOM = 2  # of white point or primaries: coordinates follow
 
@@ -103,27 +104,28 @@ def read_size(data: bytes) -> tuple[int, int]:
 
 
 def _codestream(data: bytes, *, any_kind: bool = False) -> bytes:
-    """Return the beginning of the codestream in a container (ISO/IEC 18181-2), or ``data``."""
+    """Return the codestream in a container (ISO/IEC 18181-2), or ``data``."""
     if not data.startswith(_CONTAINER):
         return data
+    parts: list[bytes] = []
     at = 0
     try:
-        while at < len(data):
+        while at + _BOX_BYTES <= len(data):  # a byte more may pad the frame
             size, kind = struct.unpack_from(">I4s", data, at)
-            head = 8
+            head = _BOX_BYTES
             if size == 1:
                 size, head = struct.unpack_from(">Q", data, at + 8)[0], 16
+            end = at + size if size else len(data)
+            if end < at + head or end > len(data):
+                raise UnsupportedPixels("JPEG XL container is cut off")
             if kind == b"jbrd" and not any_kind:
                 raise UnsupportedPixels("a recompressed JPEG (JPEG XL with a jbrd box)")
             if kind in (b"jxlc", b"jxlp"):
-                begin = at + head + (4 if kind == b"jxlp" else 0)
-                return data[begin : at + size if size else len(data)]
-            if size < head:
-                break
-            at += size
+                parts.append(data[at + head + (4 if kind == b"jxlp" else 0) : end])
+            at = end
     except struct.error as exc:
         raise UnsupportedPixels("JPEG XL container is cut off") from exc
-    raise UnsupportedPixels("JPEG XL container without a codestream")
+    return b"".join(parts)
 
 
 def _size(bits: _Bits) -> tuple[int, int]:
