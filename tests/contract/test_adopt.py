@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raypacs.config import TierSettings
 from raypacs.errors import ConfigError, StaleLease, TierUnavailable
 from raypacs.policy.queue import Priority
 from raypacs.records import Outcome
@@ -21,6 +22,7 @@ from raypacs.work.run import TaskFailure
 from tests.adopting_site import AdoptingSite, print_of
 from tests.factories import node_info
 from tests.inline_tasks import InlineTasks
+from tests.s3_server import S3Server
 from tests.web_world import image_file
 
 STUDY, OTHER = "1.2.3", "1.2.4"
@@ -479,6 +481,46 @@ class TestVerified:
         (result,) = site.run("VERIFY")
         assert "a/IM1 on archive: changed since it was adopted" in result.error
         assert "a/IM2 on archive: not there" in result.error
+
+
+class TestBucket:
+    def test_an_s3_prefix_is_served_and_prepared_from_where_it_lies(
+        self, site: AdoptingSite, archive: Path, s3: S3Server
+    ) -> None:
+        bucket, client = s3.bucket(), s3.client()
+        for path in (one for one in archive.rglob("*") if one.is_file()):
+            key = f"old/{path.relative_to(archive)}"
+            client.put_object(Bucket=bucket, Key=key, Body=path.read_bytes())
+        listed = client.list_objects_v2(Bucket=bucket)["Contents"]
+        tier = TierSettings.model_validate(
+            {
+                "name": "bucket",
+                "role": "image",
+                "url": f"s3://{bucket}/old",
+                "read_only": True,
+                "adopted": "folder",
+                "s3": {"endpoint_url": s3.endpoint},
+            }
+        )
+        settings = site.settings.model_copy(update={"tiers": (*site.settings.tiers, tier)})
+        site.master.apply_settings(settings, "ann")
+        told = site.master.order_adoption(tier.url, prepare=True)
+        site.refresh()
+        site.run("ADOPT")
+        told = site.told(told["item_id"])
+        # The link is a file there.
+        assert (told["indexed"], told["duplicate"], told["error"]) == (5, 1, "")
+        with site.served() as web:
+            url = f"/dicom-web/studies/{STUDY}/series/{STUDY}.1/instances/{STUDY}.1.2"
+            frame = web.get(f"{url}/frames/1", headers={"Accept": "application/octet-stream"})
+            pixels = np.arange(64, dtype=np.uint16).reshape(8, 8) + 2
+            assert pixels.tobytes() in frame.content
+        site.prepare()
+        assert site.reader.study(STUDY)["state"] == "prepared"
+        site.master.delete_study(STUDY)
+        site.now += 60
+        site.master.tick()
+        assert client.list_objects_v2(Bucket=bucket)["Contents"] == listed
 
 
 class TestTier:
