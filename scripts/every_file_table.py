@@ -11,6 +11,7 @@ import logging
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -18,7 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import dcmtk  # noqa: E402 - the tests' modules
 from every_file import Arrived, arrived, completed, shared_files  # noqa: E402
-from frame_checks import agreement  # noqa: E402
+from frame_checks import Agreement, agreement  # noqa: E402
 from gdcm_reader import Gdcm  # noqa: E402
 from independent import Expander  # noqa: E402
 
@@ -68,25 +69,45 @@ def main() -> None:
         every = arrived(Path(folder))
         expander = Expander(program)
         identified = completed(Path(folder))
-        tables = [
-            HEAD + "".join(_row(one, gdcm, expander, Path(folder)) for one in part)
-            for part in (every, identified)
+        rows = [
+            (one, agreement(one, gdcm, expander, Path(folder)) if one.prepared else None)
+            for one in (*every, *identified)
         ]
-    counted = Counter(one.outcome for one in every)
-    parts = (f"{number} {outcome}" for outcome, number in counted.most_common())
-    total = f"{', '.join(parts)}."
-    introduction = INTRODUCTION.format(count=len(every), summary=total)
-    text = introduction + tables[0] + COMPLETED + tables[1]
+    for one, found in rows:
+        assert found is None or not found.wrong, (one.name, found.wrong)
+    lines = [_row(*row) for row in rows]
+    text = INTRODUCTION.format(count=len(every), summary=_summary(every, rows))
+    text += HEAD + "".join(lines[: len(every)]) + COMPLETED + HEAD + "".join(lines[len(every) :])
     DOCUMENT.write_text(text, encoding="utf-8")
 
 
-def _row(one: Arrived, gdcm: Gdcm, expander: Expander, folder: Path) -> str:
+def _summary(every: Sequence[Arrived], rows: Sequence[tuple[Arrived, Agreement | None]]) -> str:
+    """Return what the table adds up to."""
+    outcomes = Counter(one.outcome for one in every)
+    by, frames, codes = Counter[str](), 0, 0
+    for one, found in rows:
+        if found is None:
+            continue
+        count = one.pixels.frames
+        frames += count
+        codes += count if found.of_codes else 0
+        by.update(dict.fromkeys((*found.of_source, *found.of_codes), count))
+    return (
+        f"Files: {_listed(outcomes)}. Frames prepared, those of the last section included: {frames},\n"
+        f"{codes} of them as codestreams. Nobody who reads or decodes one finds another sample.\n"
+        f"Frames by who does: {_listed(by)}."
+    )
+
+
+def _listed(counted: Counter[str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in counted.most_common())
+
+
+def _row(one: Arrived, found: Agreement | None) -> str:
     received = _syntax(one.record.transfer_syntax_uid) if one.record is not None else ""
-    if not one.prepared:
+    if found is None:
         cells = [one.name, received, f"{one.outcome}: {_plain(one.reason)}", *[""] * 6]
         return f"| {' | '.join(cells)} |\n"
-    found = agreement(one, gdcm, expander, folder)
-    assert not found.wrong, (one.name, found.wrong)
     assert one.instance is not None
     told = one.pixels
     sign = " signed" if told.pixel_representation else ""

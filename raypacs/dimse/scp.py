@@ -17,7 +17,13 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from raypacs.dicom import EXPLICIT_VR_LE, HTJ2K_LOSSLESS, HTJ2K_LOSSLESS_RPCL, IMPLICIT_VR_LE
+from raypacs.dicom import (
+    ENCAPSULATED_UNCOMPRESSED,
+    EXPLICIT_VR_LE,
+    HTJ2K_LOSSLESS,
+    HTJ2K_LOSSLESS_RPCL,
+    IMPLICIT_VR_LE,
+)
 from raypacs.dimse.command import error_comment
 from raypacs.records import Outcome
 from raypacs.storage.intake import Intake, Stored
@@ -38,6 +44,9 @@ _LOSSLESS = frozenset(
         JPEG2000Lossless,
         HTJ2K_LOSSLESS,
         HTJ2K_LOSSLESS_RPCL,
+        ENCAPSULATED_UNCOMPRESSED,
+        "1.2.840.10008.1.2.4.110",  # JPEG XL Lossless
+        "1.2.840.10008.1.2.8.1",  # Deflated Image Frame Compression
     }
 )
 _AWKWARD = frozenset({DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian})
