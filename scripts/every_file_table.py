@@ -93,7 +93,7 @@ def _summary(every: Sequence[Arrived], rows: Sequence[tuple[Arrived, Agreement |
         codes += count if found.of_codes else 0
         by.update(dict.fromkeys((*found.of_source, *found.of_codes), count))
     return (
-        f"Files: {_listed(outcomes)}. Frames prepared, those of the last section included: {frames},\n"
+        f"Files: {_listed(outcomes)}. Prepared frames, with the last section: {frames},\n"
         f"{codes} of them as codestreams. Nobody who reads or decodes one finds another sample.\n"
         f"Frames by who does: {_listed(by)}."
     )
