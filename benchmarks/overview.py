@@ -116,7 +116,7 @@ def _measure(series: _Series, rounds: int) -> list[Figure]:
     small = partial(
         make_volume,
         series.stack,
-        series.decode,
+        lambda frames, halvings: (series.decode(frame, halvings) for frame in frames),
         levels=series.levels,
         frame_bytes=series.frame_bytes,
     )

@@ -15,6 +15,7 @@ import json
 import math
 import struct
 import zlib
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raypacs.codec import volume_wavelet as along
-from raypacs.codec.volume_rate import fit_step
+from raypacs.codec.volume_rate import decode_planes, fit_step
 from raypacs.errors import PackCorrupt, UnsupportedPixels
 
 Array = NDArray[Any]
@@ -38,6 +39,8 @@ LEAST_BYTES = 16 * 1024
 MOST_SIDE = 128
 MOST_VOXELS = 8 * 1024 * 1024
 FEWEST_SLICES = 16
+THREADS = 2
+"""A pack waits for its overview: what does not hold the interpreter is done by two."""
 
 _HEAD = struct.Struct("<4sHHII")  # magic, version, 0, length of the header, length of the code
 _WAVELET = "bior2.2"
@@ -102,6 +105,7 @@ class VolumeCoding:
 
     wavelet: str
     bands: tuple[int, ...]
+    codes: tuple[int, ...]
     offset: float
     scale: float
     step: float
@@ -178,8 +182,12 @@ def halve_slices(frames: Array, times: int) -> Array:
     for _ in range(times if len(frames) > 1 else 0):
         flat = values.reshape(len(values), -1)
         halved = np.empty(((len(values) + 1) // 2, flat.shape[1]), np.float32)
-        for block in along.blocks(flat.shape[1]):
+
+        def halve(block: slice, flat: Array = flat, halved: Array = halved) -> None:
             halved[:, block] = along.forward(flat[:, block].astype(np.float32))[0]
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(halve, along.blocks(flat.shape[1])))
         values = halved.reshape(len(halved), *frames.shape[1:])
     return values
 
@@ -198,12 +206,13 @@ def encode_volume(samples: Array, facts: VolumeFacts, *, budget_bytes: int = 0) 
     low, high = float(samples.min()), float(samples.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise UnsupportedPixels("values of the volume are not finite")
-    planes, coding = _transformed(samples, low, high)
-    step, code = fit_step(planes, _resolutions(planes), budget_bytes - _HEADER_BYTES)
-    coding = replace(coding, step=step)
     shape = (samples.shape[0], samples.shape[1], samples.shape[2])
-    loss = _loss(samples, _planes(code, shape, coding), coding, facts)
-    return _packed(VolumeHeader(shape, facts, coding, loss), code)
+    with ThreadPoolExecutor(THREADS) as pool:
+        planes, coding = _transformed(samples, low, high, pool)
+        step, codes = fit_step(planes, _resolutions(planes), budget_bytes - _HEADER_BYTES, pool)
+        coding = replace(coding, step=step, codes=tuple(map(len, codes)))
+        loss = _loss(samples, decode_planes(codes, shape, pool), coding, facts, pool)
+    return _packed(VolumeHeader(shape, facts, coding, loss), b"".join(codes))
 
 
 def read_header(data: bytes) -> VolumeHeader:
@@ -218,14 +227,22 @@ def decode_volume(data: bytes) -> Volume:
         PackCorrupt: not a volume, of a later version, or damaged.
     """
     header, code = _unpacked(data)
-    facts = header.facts
-    try:
-        planes = _planes(code, header.shape, header.coding)
-    except (imagecodecs.Htj2kError, ValueError) as exc:
-        raise PackCorrupt(f"3-D overview cannot be decoded: {exc}") from exc
-    samples = np.empty((header.shape[0], planes.shape[1]), np.float32)
-    for block in along.blocks(planes.shape[1]):
-        samples[:, block] = _samples(planes[:, block], header.coding, integers=facts.integers)
+    coding, facts = header.coding, header.facts
+    ends = list(itertools.accumulate(coding.codes))
+    codes = [code[end - size : end] for end, size in zip(ends, coding.codes, strict=True)]
+    if sum(coding.bands) != header.shape[0] or not ends or ends[-1] != len(code):
+        raise PackCorrupt("3-D overview contradicts its header")
+    samples = np.empty((header.shape[0], header.shape[1] * header.shape[2]), np.float32)
+    with ThreadPoolExecutor(THREADS) as pool:
+        try:
+            planes = decode_planes(codes, header.shape, pool).reshape(samples.shape)
+        except (imagecodecs.Htj2kError, ValueError) as exc:
+            raise PackCorrupt(f"3-D overview cannot be decoded: {exc}") from exc
+
+        def fill(block: slice) -> None:
+            samples[:, block] = _samples(planes[:, block], coding, integers=facts.integers)
+
+        list(pool.map(fill, along.blocks(samples.shape[1])))
     return Volume(header, _modality(samples.reshape(header.shape), header))
 
 
@@ -246,7 +263,9 @@ def _modality(samples: Array, header: VolumeHeader) -> Array:
 
 
 # ---- transform --------------------------------------------------------------------------------
-def _transformed(samples: Array, low: float, high: float) -> tuple[Array, VolumeCoding]:
+def _transformed(
+    samples: Array, low: float, high: float, pool: Executor
+) -> tuple[Array, VolumeCoding]:
     """Return 16-bit planes of wavelet coefficients, band after band, and how they were made."""
     slices, rows, columns = samples.shape
     levels = along.levels_of(slices)
@@ -256,7 +275,8 @@ def _transformed(samples: Array, low: float, high: float) -> tuple[Array, Volume
     scale = _LARGEST / (max(high - offset, 1e-30) * math.sqrt(2) ** levels)
     planes = np.empty((slices, rows * columns), np.int16)
     flat = samples.reshape(slices, -1)
-    for block in along.blocks(flat.shape[1]):
+
+    def transform(block: slice) -> None:
         values = flat[:, block].astype(np.float32)
         values -= np.float32(offset)
         values *= np.float32(scale)
@@ -265,22 +285,15 @@ def _transformed(samples: Array, low: float, high: float) -> tuple[Array, Volume
             np.rint(band, out=band)
             planes[at : at + len(band), block] = band
             at += len(band)
-    coding = VolumeCoding(_WAVELET, bands, offset, scale, 0.0, low, high)
+
+    list(pool.map(transform, along.blocks(rows * columns)))
+    coding = VolumeCoding(_WAVELET, bands, (), offset, scale, 0.0, low, high)
     return planes.reshape(samples.shape), coding
 
 
 def _resolutions(planes: Array) -> int:
     shorter = min(planes.shape[1:])
     return max(1, min(_MOST_RESOLUTIONS, shorter.bit_length() - 1))
-
-
-def _planes(code: bytes, shape: tuple[int, int, int], coding: VolumeCoding) -> Array:
-    """Return the decoded planes, planes x pixels. Raises ValueError if they do not fit."""
-    planes: Array = imagecodecs.htj2k_decode(code, planar=True)
-    pixels = shape[1] * shape[2]
-    if planes.size != shape[0] * pixels or sum(coding.bands) != shape[0]:
-        raise ValueError(f"planes of shape {planes.shape} for a volume of {shape}")
-    return planes.reshape(shape[0], pixels)
 
 
 def _samples(planes: Array, coding: VolumeCoding, *, integers: bool) -> Array:
@@ -299,14 +312,20 @@ def _samples(planes: Array, coding: VolumeCoding, *, integers: bool) -> Array:
     return samples
 
 
-def _loss(samples: Array, planes: Array, coding: VolumeCoding, facts: VolumeFacts) -> VolumeLoss:
+def _loss(
+    samples: Array, planes: Array, coding: VolumeCoding, facts: VolumeFacts, pool: Executor
+) -> VolumeLoss:
     flat = samples.reshape(len(samples), -1)
-    largest = square = 0.0
-    for block in along.blocks(flat.shape[1]):
-        difference = _samples(planes[:, block], coding, integers=facts.integers)
+    decoded = planes.reshape(flat.shape)
+
+    def compare(block: slice) -> tuple[float, float]:
+        difference = _samples(decoded[:, block], coding, integers=facts.integers)
         np.subtract(difference, flat[:, block], out=difference, casting="unsafe")
-        largest = max(largest, float(difference.max()), -float(difference.min()))
-        square += float(np.square(difference, out=difference).sum(dtype=np.float64))
+        largest = max(float(difference.max()), -float(difference.min()))
+        return largest, float(np.square(difference, out=difference).sum(dtype=np.float64))
+
+    found = list(pool.map(compare, along.blocks(flat.shape[1])))
+    largest, square = max(one for one, _ in found), sum(one for _, one in found)
     slope = abs(facts.slope)
     rms = math.sqrt(square / samples.size) * slope
     peak = (coding.high - coding.low) * slope

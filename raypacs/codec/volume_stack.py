@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,14 @@ from raypacs.codec.frame_geometry import FrameGeometry
 from raypacs.codec.geometry import Stack
 
 Array = NDArray[Any]
-DecodeFrame = Callable[[FrameGeometry, int], Array]
-"""Gives a frame, rows x columns of stored values, its sides halved so many times; called in the
-order of the pack."""
+DecodeFrames = Callable[[Sequence[FrameGeometry], int], Iterable[Array]]
+"""Gives frames in their order, rows x columns of stored values, sides halved so many times; asked
+once, in the order of the pack."""
 
 _DARKEST, _BRIGHTEST = 1.0, 99.5  # per cent of the voxels, where the headers give no one window
 
 
-def make_volume(stack: Stack, decode: DecodeFrame, *, levels: int, frame_bytes: int) -> bytes:
+def make_volume(stack: Stack, decode: DecodeFrames, *, levels: int, frame_bytes: int) -> bytes:
     """Return the coded 3-D overview of a stack.
 
     ``levels``: how often the sides of each frame can be halved; ``frame_bytes``: raw bytes of one.
@@ -62,7 +62,7 @@ def make_volume(stack: Stack, decode: DecodeFrame, *, levels: int, frame_bytes: 
 
 
 def _samples(
-    stack: Stack, decode: DecodeFrame, halvings: int
+    stack: Stack, decode: DecodeFrames, halvings: int
 ) -> tuple[Array, tuple[float, float], bool]:
     """Return slices x rows x columns, (slope, intercept) to modality units, whether integers.
 
@@ -70,13 +70,11 @@ def _samples(
     """
     scales = {frame.scale for frame in stack.frames}
     slices: list[Array] = [np.empty(0)] * len(stack.frames)
-    for index in stack.pack_order:
-        frame = stack.frames[index]
-        pixels = decode(frame, halvings)
+    ordered = [stack.frames[index] for index in stack.pack_order]
+    decoded = decode(ordered, halvings)
+    for index, frame, pixels in zip(stack.pack_order, ordered, decoded, strict=True):
         if len(scales) > 1:
-            pixels = pixels.astype(np.float32)
-            pixels *= np.float32(frame.scale[0])
-            pixels += np.float32(frame.scale[1])
+            pixels = pixels * np.float32(frame.scale[0]) + np.float32(frame.scale[1])
         slices[index] = pixels
     if len(scales) > 1:
         return np.stack(slices), (1.0, 0.0), False

@@ -12,13 +12,16 @@ import logging
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from numpy.typing import NDArray
 
 from raypacs.codec import geometry, htj2k
 from raypacs.codec.frame_geometry import FrameGeometry, frames_of
+from raypacs.codec.volume import THREADS
 from raypacs.codec.volume_stack import make_volume
 from raypacs.errors import RaypacsError, UnsupportedPixels
 from raypacs.policy import rules
@@ -84,7 +87,7 @@ def _made(parts: Sequence[PartResult], web: Tier, is_kept: Callable[[PieceResult
         levels.append(piece.levels)
     record = records[stack.frames[0].sop_instance_uid]
     frame_bytes = record.rows * record.columns * record.bits_allocated // 8
-    return make_volume(stack, lows.frame, levels=min(levels), frame_bytes=frame_bytes)
+    return make_volume(stack, lows.frames, levels=min(levels), frame_bytes=frame_bytes)
 
 
 def _geometry(
@@ -115,13 +118,11 @@ class _Place:
 
 @dataclass
 class _Lows:
-    """Frames at low resolution, from the parts; those of one part are asked for together."""
+    """Frames at low resolution, from the parts; those of one part are read together."""
 
     web: Tier
     _places: dict[tuple[str, int], _Place] = field(default_factory=dict)
     _by_part: dict[str, list[_Place]] = field(default_factory=dict)
-    _path: str = ""
-    _prefixes: dict[int, bytes] = field(default_factory=dict)
 
     def add(self, part: PartResult) -> None:
         """Note where the frames of a part lie."""
@@ -140,19 +141,20 @@ class _Lows:
                     low, rest = low + row[0], rest + row[1]
             low, rest = next_low, next_rest
 
-    def frame(self, frame: FrameGeometry, halvings: int) -> Array:
-        """Return a frame with its sides halved so many times. Raises UnsupportedPixels."""
-        place = self._places.get((frame.sop_instance_uid, frame.frame_number))
-        if place is None:
-            raise UnsupportedPixels("a frame of the volume was not prepared")
-        if place.part.path != self._path:
-            self._path, self._prefixes = place.part.path, self._read(place.part, halvings)
-        data = self._prefixes[place.low_offset]
-        pixels = htj2k.decode_frame(data, skip_resolutions=halvings)
-        expected = tuple(-(-side >> halvings) for side in (frame.rows, frame.columns))
-        if pixels.shape != expected:
-            raise UnsupportedPixels(f"frame of {pixels.shape}, {expected} expected")
-        return pixels
+    def frames(self, frames: Sequence[FrameGeometry], halvings: int) -> Iterator[Array]:
+        """Yield frames with their sides halved so many times. Raises UnsupportedPixels."""
+        found = [
+            (frame, self._places.get((frame.sop_instance_uid, frame.frame_number)))
+            for frame in frames
+        ]
+        with ThreadPoolExecutor(THREADS) as pool:
+            for path, together in groupby(found, lambda one: one[1].part.path if one[1] else ""):
+                if not path:
+                    raise UnsupportedPixels("a frame of the volume was not prepared")
+                prefixes = self._read(self._by_part[path][0].part, halvings)
+                yield from pool.map(
+                    lambda one, prefixes=prefixes: _decoded(one, prefixes, halvings), together
+                )
 
     def _read(self, part: PartResult, halvings: int) -> dict[int, bytes]:
         """Return the beginning of each codestream of a part, by the offset of its low part."""
@@ -177,3 +179,15 @@ class _Lows:
         for (place, _), rest in zip(longer, rests, strict=True):
             found[place.low_offset] += rest
         return found
+
+
+def _decoded(
+    one: tuple[FrameGeometry, _Place | None], prefixes: dict[int, bytes], halvings: int
+) -> Array:
+    frame, place = one
+    assert place is not None
+    pixels = htj2k.decode_frame(prefixes[place.low_offset], skip_resolutions=halvings)
+    expected = tuple(-(-side >> halvings) for side in (frame.rows, frame.columns))
+    if pixels.shape != expected:
+        raise UnsupportedPixels(f"frame of {pixels.shape}, {expected} expected")
+    return pixels
