@@ -24,7 +24,7 @@ class AdoptEvents(SealDuties):
         self,
         url: str,
         *,
-        name: str = "",
+        tier_name: str = "",
         form: str = "folder",
         prepare: bool = False,
         deleted: bool = False,
@@ -32,9 +32,9 @@ class AdoptEvents(SealDuties):
     ) -> dict[str, Any]:
         """Adopt the archive at ``url``: a tier, if it is none yet, and work; return both names.
 
-        ``form``: ``folder`` or ``orthanc``; ``prepare``: what is found is prepared, in time;
-        ``deleted``: also what was deleted from the index before. Where an adoption of it waits, it
-        is that one.
+        ``tier_name``: '' makes one from the URL. ``form``: ``folder`` or ``orthanc``. ``prepare``:
+        what is found is prepared, in time. ``deleted``: also what was deleted from the index
+        before. Where an adoption of it waits, it is that one.
 
         Raises:
             ConfigError: it lies in, or holds, another tier; the name is taken.
@@ -43,13 +43,13 @@ class AdoptEvents(SealDuties):
         version, settings = self._reader.settings()
         tier = next((one for one in settings.tiers if _place(one.url) == _place(url)), None)
         if tier is None:
-            tier = _new_tier(settings, url, name, form)
+            tier = _new_tier(settings, url, tier_name, form)
             self._tiers.try_open(tier)
             told = settings.model_copy(update={"tiers": (*settings.tiers, tier)})
             self.apply_settings(told, who, version)
         elif not tier.adopted:
             raise ConfigError(f"{url} is tier {tier.name} of raypacs itself")
-        elif name not in ("", tier.name):
+        elif tier_name not in ("", tier.name):
             raise ConfigError(f"name: {url} is adopted as {tier.name}")
         else:
             self._tiers.try_open(tier)

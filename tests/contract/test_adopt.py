@@ -180,7 +180,7 @@ class TestOrdered:
         with pytest.raises(ConfigError, match="raypacs itself"):
             master.order_adoption((site.folder / "image").as_uri())
         with pytest.raises(ConfigError, match="image1"):
-            master.order_adoption(archive.as_uri(), name="image1")
+            master.order_adoption(archive.as_uri(), tier_name="image1")
         with pytest.raises(ConfigError, match="format"):
             master.order_adoption(archive.as_uri(), form="zip")
 

@@ -49,7 +49,7 @@ def create(gateway: Gateway) -> APIRouter:
         told = services.master(
             "order_adoption",
             body.url,
-            name=body.name,
+            tier_name=body.name,
             form=body.form,
             prepare=body.prepare,
             deleted=body.deleted,
