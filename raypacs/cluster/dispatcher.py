@@ -213,7 +213,7 @@ class Dispatcher:
             manifests=self._manifests,
             available_bytes=self._rooms.available_bytes,
             refused=self._rooms.refused,
-            site_id=self._reader.site().site_id,
+            site_id=lambda: self._reader.site().site_id,
             boot=self._boot,
             archives=self._archives(),
         )

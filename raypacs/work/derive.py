@@ -104,7 +104,7 @@ class DeriveRun:
         self._context = context = DeriveContext(
             token=self._lease.token,
             boot=f"{self._site.boot}-derive-{self._lease.token}",
-            site_id=self._site.site_id,
+            site_id=self._site.site_id(),
             tiers=self._site.settings.tiers,
             targets=targets,
         )

@@ -82,7 +82,7 @@ class Site:
     manifests: Callable[[str], list[tuple[str, str]]]
     available_bytes: Callable[[], dict[str, int]]
     refused: Callable[[str], None]
-    site_id: str = ""
+    site_id: Callable[[], str] = str
     boot: str = ""
     archives: Archives | None = None
 

@@ -68,7 +68,7 @@ def attempt(site: RealSite, held: Lease, boot: str = "n1+b1") -> tuple[DeriveRun
             manifests=lambda uid: [],
             available_bytes=lambda: {"image1": 10**9, "web1": 10**9},
             refused=lambda name: None,
-            site_id=site.reader.site().site_id,
+            site_id=lambda: site.reader.site().site_id,
             boot=boot,
         ),
     )

@@ -370,7 +370,7 @@ def test_a_full_tier_waits_and_is_passed_over(
 
 def test_a_tier_that_is_not_mounted_is_not_written_to(store: Store) -> None:
     stored = store.add(part10(ct()))
-    run = DeriveRun(LEASE, replace(a_site(store, [stored]), site_id="another-site"))
+    run = DeriveRun(LEASE, replace(a_site(store, [stored]), site_id=lambda: "another-site"))
     (one,) = deriving.wanted([stored.record], [TEN])
 
     def fate(key: Any, times: int) -> Any:

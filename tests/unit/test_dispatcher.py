@@ -126,6 +126,7 @@ def node(
         unprepared=list,
         packs=dict,
         manifests=list,
+        adopted_places=dict,
     )
     yield made
     made.stop()
