@@ -27,7 +27,7 @@ from raypacs.storage.objects import (
     split_prefix,
     split_url,
 )
-from raypacs.storage.s3_client import PIECE_BYTES, S3Client
+from raypacs.storage.s3_client import PIECE_BYTES, SMALL_BYTES, S3Client
 from raypacs.storage.s3_writer import PARTS_AT_ONCE, S3Writer
 from raypacs.storage.used import UsedBytes
 
@@ -37,6 +37,8 @@ SCHEMES = ("s3", "s3a")
 # An upload this old has no writer any more: even a large pack is written within hours.
 STALE_UPLOAD_S = 24 * 3600.0
 SWEEP_EVERY_S = 3600.0
+# One request reads no more: what breaks off is read again from there.
+_STREAM_BYTES = 128 * 1024 * 1024
 
 
 class S3Tier:
@@ -101,19 +103,22 @@ class S3Tier:
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         """Return ``length`` bytes from ``start`` (default: to the end; fewer at the end).
 
-        One request up to 16 MiB; the rest of a longer range is read in pieces, several at once.
+        One request up to 128 MiB; two where the length is not given and the object is not small.
         """
         key = self._key(path)
         if length is not None and length <= 0:
             self.size(path)
             return b""
-        first = PIECE_BYTES if length is None else min(length, PIECE_BYTES)
-        data, size = self._client.get(key, start, first)
+        wanted = SMALL_BYTES if length is None else length
+        data, size = self._client.get(key, start, min(wanted, _STREAM_BYTES))
         end = size if length is None else min(size, start + length)
-        if start + first >= end:
-            return data
-        rest = self._client.get_many(key, _pieces(start + first, end))
-        return b"".join((data, *rest))
+        parts = [data]
+        while (start := start + len(parts[-1])) < end:
+            more, _ = self._client.get(key, start, min(end - start, _STREAM_BYTES))
+            if not more:
+                raise TierUnavailable(f"tier {self.name}: {path!r} ends too early", tier=self.name)
+            parts.append(more)
+        return data if len(parts) == 1 else b"".join(parts)
 
     def read_ranges(
         self, path: str, extents: Sequence[Extent], *, gap_bytes: int = GAP_BYTES

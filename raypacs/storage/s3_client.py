@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A read is never longer than this: long ones become several at once, each within its time.
+# Ranges that are read together become requests of at most this.
 PIECE_BYTES = 16 * 1024 * 1024
+# Above this botocore reads faster: it copies a body once, obstore three times.
+SMALL_BYTES = 1024 * 1024
 # Metadata of every object: who wrote it. An answer that got lost is told from somebody else's
 # object by it.
 WRITER = "raypacs-writer"
@@ -158,7 +160,13 @@ class S3Client:
     def request(self, operation: str, path: str, **values: Any) -> dict[str, Any]:
         """Send one request that may safely be repeated; ``path`` is for the error."""
         asked = getattr(self._clients()[0], operation)
-        return self._ask(path, lambda: dict(asked(Bucket=self.bucket, **values)))
+
+        def once() -> dict[str, Any]:
+            if "Body" in values:
+                values["Body"].seek(0)  # an attempt that failed has read it
+            return dict(asked(Bucket=self.bucket, **values))
+
+        return self._ask(path, once)
 
     def ask_once(self, operation: str, **values: Any) -> None:
         """Send one request; what the store or the library raises comes as it is."""
@@ -194,7 +202,7 @@ class S3Client:
     def _get(self, key: str, start: int, length: int) -> tuple[bytes, int]:
         client, store = self._clients()
         try:
-            if not _may_use_obstore():
+            if length > SMALL_BYTES or not _may_use_obstore():
                 return _get_by_botocore(client, self.bucket, key, start, length)
             found = obstore.get(store, key, options={"range": (start, start + length)})
             return bytes(found.bytes()), found.meta["size"]
@@ -253,15 +261,30 @@ class S3Client:
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     # ---- writing -------------------------------------------------------------------------------
-    def put(self, key: str, data: bytes | bytearray, writer: str) -> None:
-        """Create an object by one request. Raises AlreadyExists, TierFull, TierUnavailable."""
-        self.create_once(
-            key,
-            writer,
-            lambda condition: self.ask_once(
-                "put_object", Key=key, Body=data, Metadata={WRITER: writer}, **condition
-            ),
-        )
+    def put(self, key: str, data: bytes, writer: str) -> None:
+        """Create an object by one request. Raises AlreadyExists, TierFull, TierUnavailable.
+
+        By obstore at first. A repetition goes by botocore: it tells when the store wants it.
+        """
+        tried = 0
+
+        def once(condition: dict[str, str]) -> None:
+            nonlocal tried
+            tried += 1
+            if tried > 1 or not _may_use_obstore():
+                told = {WRITER: writer}
+                self.ask_once("put_object", Key=key, Body=data, Metadata=told, **condition)
+                return
+            obstore.put(
+                self._clients()[1],
+                key,
+                data,
+                attributes={WRITER: writer},
+                use_multipart=False,
+                mode="create" if condition else "overwrite",
+            )
+
+        self.create_once(key, writer, once)
 
     def create_once(self, key: str, writer: str, call: Callable[[dict[str, str]], object]) -> None:
         """Make an object visible by ``call``, which is given the condition to send with it.

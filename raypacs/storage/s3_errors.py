@@ -18,6 +18,7 @@ from botocore.exceptions import (
     ClientError,
     CredentialRetrievalError,
     HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
@@ -110,7 +111,8 @@ def failure(exc: Exception, tier: str, path: str) -> Failure:
     if isinstance(exc, _NO_KEYS):
         error = _unavailable(tier, path, f"no keys for the store: {exc}", _KEYS_HINT)
         return Failure(error)
-    again = isinstance(exc, HTTPClientError | ResponseParserError) and not isinstance(exc, SSLError)
+    broken = HTTPClientError | IncompleteReadError | ResponseParserError
+    again = isinstance(exc, broken) and not isinstance(exc, SSLError)
     return Failure(_unavailable(tier, path, _first_line(str(exc))), again=again)
 
 

@@ -6,7 +6,9 @@ where the process died, :meth:`S3Tier.prune` aborts it a day later.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -22,9 +24,65 @@ from raypacs.storage.used import UsedBytes
 log = logging.getLogger(__name__)
 
 PARTS_AT_ONCE = 4
+_AT_ONCE = 1024 * 1024
 MOST_PARTS = 10_000  # of one upload, by the store's rules
 # After so many parts they double, so that no object is too large; below 32 GiB all are alike.
 _PARTS_OF_ONE_SIZE = 2_000
+
+
+class Chunks:
+    """Buffers one after the other as a file, for sending them without joining them."""
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        self._chunks: list[memoryview] = []
+        self._at = self._place = self._inside = 0
+
+    def append(self, view: memoryview) -> int:
+        """Add a buffer that nobody changes any more; return its size."""
+        self._chunks.append(view)
+        self.size_bytes += len(view)
+        return len(view)
+
+    def joined(self) -> bytes:
+        """Return all of it; not copied where it is one ``bytes``."""
+        if len(self._chunks) == 1 and isinstance(self._chunks[0].obj, bytes):
+            whole = self._chunks[0].obj
+            if len(whole) == self.size_bytes:
+                return whole
+        return b"".join(self._chunks)
+
+    def read(self, size: int = -1) -> memoryview | bytes:
+        """Return what is left of the current buffer, at most 1 MiB, whatever ``size`` says.
+
+        Readers loop until nothing comes, and each call costs more than its bytes.
+        """
+        if self._place == len(self._chunks):
+            return b""
+        chunk = self._chunks[self._place]
+        piece = chunk[self._inside : self._inside + _AT_ONCE]
+        self._at += len(piece)
+        self._inside += len(piece)
+        if self._inside == len(chunk):
+            self._place, self._inside = self._place + 1, 0
+        return piece
+
+    def tell(self) -> int:
+        """Return the place in bytes."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to the beginning or the end (no other place is asked for)."""
+        if (offset, whence) == (0, os.SEEK_END):
+            self._at, self._place, self._inside = self.size_bytes, len(self._chunks), 0
+        elif offset == 0:
+            self._at = self._place = self._inside = 0
+        elif offset != self._at:
+            raise OSError(errno.ESPIPE, "only the beginning and the end")
+        return self._at
+
+    def __len__(self) -> int:
+        return self.size_bytes
 
 
 class Submit(Protocol):
@@ -44,7 +102,7 @@ class S3Writer:
         self._used = used
         self._submit = submit
         self._token = new_token()
-        self._part = bytearray()
+        self._part = Chunks()
         self._parts = 0
         self._size_bytes = 0
         self._upload = ""
@@ -68,18 +126,20 @@ class S3Writer:
             self._used.end(self._path, self._size_bytes, committed=self._committed)
 
     def write(self, data: Buffer) -> int:
-        """Append ``data``. Raises TierFull, TierUnavailable (also of parts sent before)."""
-        view = memoryview(data).cast("B")
+        """Append ``data``. Raises TierFull, TierUnavailable (also of parts sent before).
+
+        What cannot change any more (bytes) is kept and not copied.
+        """
+        view = memoryview(data if isinstance(data, bytes) else bytes(data))
         self._used.begin(len(view))
         self._size_bytes += len(view)
         done = 0
         while done < len(view):
-            room = self._part_bytes() - len(self._part)
+            room = self._part_bytes() - self._part.size_bytes
             if room == 0:  # only now: an object of one part is written by one request
                 self._send_part()
                 continue
-            self._part += view[done : done + room]
-            done += room
+            done += self._part.append(view[done : done + room])
         return len(view)
 
     def tell(self) -> int:
@@ -98,7 +158,7 @@ class S3Writer:
                 self._sent.append(self._sending.popleft().result())
             self._complete()
         else:
-            self._client.put(self._key, bytes(self._part), self._token)
+            self._client.put(self._key, self._part.joined(), self._token)
         self._committed = True
         return self._size_bytes
 
@@ -119,10 +179,10 @@ class S3Writer:
         while len(self._sending) >= PARTS_AT_ONCE:
             self._sent.append(self._sending.popleft().result())
         self._parts += 1
-        number, data, self._part = self._parts, self._part, bytearray()
+        number, data, self._part = self._parts, self._part, Chunks()
         self._sending.append(self._submit(lambda: self._send(number, data)))
 
-    def _send(self, number: int, data: bytearray) -> dict[str, Any]:
+    def _send(self, number: int, data: Chunks) -> dict[str, Any]:
         answer = self._client.request(
             "upload_part",
             self._path,

@@ -179,7 +179,7 @@ class Source:
     def _read_whole(self) -> None:
         size = self.record.size_bytes
         if self._fd < 0:
-            self._whole = memoryview(self._tier.read(self.record.path))
+            self._whole = memoryview(self._tier.read(self.record.path, 0, size))
             return
         whole = self._scratch.room(size, aligned_at=max(0, self.pixel_offset))
         self._fill(whole, 0)

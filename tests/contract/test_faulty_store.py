@@ -183,9 +183,10 @@ def test_a_throttled_store_is_asked_again_when_it_says(
     slept: list[float] = []
     patient = SimpleNamespace(monotonic=time.monotonic, sleep=slept.append)
     monkeypatch.setattr(s3_errors, "time", patient)
-    world.proxy.decide = first(1, Fate(status=503, code="SlowDown", headers={"Retry-After": "1"}))
+    world.proxy.decide = first(2, Fate(status=503, code="SlowDown", headers={"Retry-After": "1"}))
     world.tier.put_durable(PATH, SMALL)
-    assert slept == [1.0]
+    assert slept[0] < 0.2  # obstore does not tell when to come back; botocore, asked next, does
+    assert slept[1:] == [1.0]
     world.proxy.decide = first(1, Fate(status=429, code="Throttling"))
     assert world.tier.exists(PATH)
     assert 0 < slept[-1] < 0.2
@@ -193,7 +194,7 @@ def test_a_throttled_store_is_asked_again_when_it_says(
     world.proxy.decide = first(1, Fate(status=503, code="SlowDown", headers={"Retry-After": "60"}))
     with pytest.raises(TierUnavailable, match="503 Service Unavailable"):
         world.tier.size(PATH)
-    assert len(slept) == 2
+    assert len(slept) == 3
 
 
 def test_an_answer_cut_off_is_read_again(world: World) -> None:
