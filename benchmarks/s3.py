@@ -135,7 +135,8 @@ class _Bench:
         written: dict[str, list[float]] = {name: [] for name in writes}
         read: dict[str, list[float]] = {name: [] for name in reads}
         for number in range(-1, self._rounds):
-            for name in writes:
+            names = [*writes][number % 3 :] + [*writes][: number % 3]  # nobody is always first
+            for name in names:
                 folder = f"{next(self._folders)}"
                 write_s = self._timed(partial(writes[name], folder), objects)
                 read_s = self._timed(partial(reads[name], folder), objects)

@@ -230,12 +230,15 @@ class TierSettings(_Strict):
     role: Literal["image", "web", "library"] = Field(
         description="`image` as received, `web` wavelet form, `library` long-term copy."
     )
-    url: str = Field(description="fsspec URL; the same on every node.")
+    url: str = Field(
+        description="`file:///folder`, `s3://bucket/prefix`, or another fsspec URL; the same on "
+        "every node. See [tiers.md](tiers.md)."
+    )
     capacity_bytes: int = Field(
         default=0,
         ge=0,
         description="Bytes raypacs may use. Default 0: what the file system reports as free plus "
-        "what raypacs already uses there.",
+        "what raypacs already uses there; of an object store without limit.",
     )
     order: int = Field(default=1, ge=1, description="Tier 1 is filled first. Default 1.")
     read_only: bool = Field(default=False, description="No new objects. Default false.")
