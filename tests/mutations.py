@@ -32,7 +32,7 @@ import pydicom
 from coded_frames import ENCODERS, J, colour, encapsulated, every_form, part10, smooth
 from gdcm_reader import Gdcm
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_frames
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.errors import BytesLengthException
 from pydicom.pixels.decoders.rle import _rle_decode_frame
 from stored_series import Store, image
@@ -281,22 +281,29 @@ def expected_frames(data: bytes, gdcm: Gdcm, path: Path) -> list[Array] | None:
     if "PixelData" not in dataset:
         return None
     count = int(dataset.get("NumberOfFrames", 1) or 1)
-    if uid in _JPEG:
-        path.write_bytes(data)
-        frames = gdcm.frames(path)
-        if frames is None or len(frames) != count:
-            return None
-        return [_values(frame, dataset) for frame in frames]
     if uid in dicom.NATIVE:
         return _native(dataset, count, big=uid == dicom.EXPLICIT_VR_BE)
     codes = list(generate_frames(dataset.PixelData, number_of_frames=count))
     if len(codes) != count:
         return None  # it believed a damaged offset table
+    if uid in _JPEG:
+        frames = [_by_gdcm(dataset, code, gdcm, path) for code in codes]
+        found = [_values(frame, dataset) for frame in frames if frame is not None]
+        return found if len(found) == count else None
     if uid in _JPEG_2000:
         return [np.asarray(openjpeg.decode(code)) for code in codes]
     if uid == inbound.JPEG_XL_LOSSLESS:
         return [_values(imagecodecs.jpegxl_decode(code), dataset) for code in codes]
     return [_values(_cells(_raw(uid, code, dataset), dataset, uid), dataset) for code in codes]
+
+
+def _by_gdcm(dataset: Dataset, code: bytes, gdcm: Gdcm, path: Path) -> Array | None:
+    """One frame in a file of its own: the reader believes the first codestream for all of them."""
+    dataset.PixelData = encapsulate([code])
+    dataset.NumberOfFrames = 1
+    dataset.save_as(path)
+    frames = gdcm.frames(path)
+    return None if frames is None else frames[0]
 
 
 def _raw(uid: str, code: bytes, dataset: Dataset) -> bytes:

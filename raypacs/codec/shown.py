@@ -1,7 +1,7 @@
 """Encapsulated frames decoded to be looked at: one decoder, lossy syntaxes too.
 
 Nothing is proved here, so what real archives hold is taken as it is where the size is beyond doubt:
-codestreams without an end, JP2 files, a sign or a colour space that the header gets wrong.
+JPEG without an end, JP2 files, a sign or a colour space that the header gets wrong.
 """
 
 from __future__ import annotations
@@ -73,8 +73,10 @@ def _check_size(found: tuple[int, int, int], record: InstanceRecord) -> None:
         raise UnsupportedPixels("size in the codestream differs from the header")
 
 
-def _read_jpeg(data: bytes, record: InstanceRecord, frames: frozenset[int]) -> jpeg.JpegHeader:
-    header = jpeg.read_header(data, whole=False)
+def _read_jpeg(
+    data: bytes, record: InstanceRecord, frames: frozenset[int], *, whole: bool
+) -> jpeg.JpegHeader:
+    header = jpeg.read_header(data, whole=whole)
     if header.frame not in frames:
         raise UnsupportedPixels("another kind of JPEG than the transfer syntax says")
     _check_size((header.rows, header.columns, len(header.component_ids)), record)
@@ -83,7 +85,7 @@ def _read_jpeg(data: bytes, record: InstanceRecord, frames: frozenset[int]) -> j
 
 def _dct(data: bytes, record: InstanceRecord) -> Shown:
     """JPEG of 8, 12 and 16 bits, sequential, progressive or lossless."""
-    header = _read_jpeg(data, record, _DCT)
+    header = _read_jpeg(data, record, _DCT, whole=False)
     if record.samples != 3:
         return _signed(imagecodecs.jpeg8_decode(data), header.depth, record), record.photometric
     ybr = header.declared_colour == "YBR" or (
@@ -96,7 +98,8 @@ def _dct(data: bytes, record: InstanceRecord) -> Shown:
 
 
 def _jpeg_ls(data: bytes, record: InstanceRecord) -> Shown:
-    header = _read_jpeg(data, record, frozenset({jpeg.SOF_JPEG_LS}))
+    # CharLS looks for the end for seconds where it is cut off, and then gives nothing.
+    header = _read_jpeg(data, record, frozenset({jpeg.SOF_JPEG_LS}), whole=True)
     array = imagecodecs.jpegls_decode(data)
     return _signed(array, header.depth, record), _meaning(record)
 
