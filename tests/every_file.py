@@ -16,7 +16,7 @@ import httpx
 import pydicom
 from conftest import SHARED_DATA
 from pydicom.data import get_testdata_files
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.uid import ImplicitVRLittleEndian, JPEGLSLossless
 from web_world import World, served
 
 from raypacs import dicom
@@ -91,6 +91,18 @@ def words_swapped(one: Arrived) -> bool:
     assert record is not None
     big = record.transfer_syntax_uid == dicom.EXPLICIT_VR_BE
     return big and record.bits_allocated == 32
+
+
+def sign_dropped(one: Arrived) -> bool:
+    """Whether the source is signed JPEG-LS of fewer bits than are allocated.
+
+    The codestream has no sign: GDCM and dcmtk take it from the highest bit allocated, where there
+    is none; raypacs and pydicom from the highest bit stored (PS3.5 section 8.2.3).
+    """
+    record = one.record
+    assert record is not None
+    signed = record.transfer_syntax_uid == JPEGLSLossless and record.pixel_representation == 1
+    return signed and record.bits_stored < record.bits_allocated
 
 
 def shared_files() -> list[tuple[str, Path]]:

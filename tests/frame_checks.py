@@ -10,7 +10,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pydicom
-from every_file import Arrived, words_swapped
+from every_file import Arrived, sign_dropped, words_swapped
 from gdcm_reader import Gdcm
 from independent import (
     OPENJPEG_BITS,
@@ -21,7 +21,6 @@ from independent import (
     repaired,
     single_bit_frames,
 )
-from pydicom.uid import JPEGLSLossless
 
 from raypacs import dicom
 from raypacs.codec import htj2k
@@ -113,19 +112,13 @@ def _native(one: Arrived, gdcm: Gdcm, folder: Path) -> Array:
 def _gdcm_errs(one: Arrived) -> bool:
     """Whether GDCM 3.2 is known to give something else than all others; pydicom decides there.
 
-    It swaps the bytes of RLE colour of more than 8 bits, and takes the sign of JPEG-LS samples
-    from the highest bit allocated, not the highest stored.
+    It swaps the bytes of RLE colour of more than 8 bits; and see what this calls.
     """
     record = one.record
     assert record is not None
     rle = record.transfer_syntax_uid == dicom.RLE_LOSSLESS
     swapped = rle and record.samples == 3 and record.bits_allocated > 8
-    unsigned = (
-        record.transfer_syntax_uid == JPEGLSLossless
-        and record.pixel_representation == 1
-        and record.bits_stored < record.bits_allocated
-    )
-    return swapped or unsigned or words_swapped(one)
+    return swapped or sign_dropped(one) or words_swapped(one)
 
 
 def _pixel_bytes(data: bytes) -> bytes:

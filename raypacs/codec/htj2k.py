@@ -29,6 +29,7 @@ _RPCL = 2
 _PRECISION = 24  # bits of the decoder's arithmetic where the wavelet is irreversible
 _SIZ_DEPTH = 42  # offset of the first component's depth byte; three bytes a component
 _SOC, _SIZ, _COD, _TLM, _SOT = 0xFF4F, 0xFF51, 0xFF52, 0xFF55, 0xFF90
+_QCD, _QCC = 0xFF5C, 0xFF5D
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,16 +194,23 @@ def _decode_reduced(data: Buffer, skip_resolutions: int) -> Array:
     """Decode with spare bits and no level shift, then shift and clamp.
 
     The decoder lets values outside the depth wrap around; with the depth byte raised and the
-    samples called signed it returns them as they are. Where the wavelet is irreversible they are
-    scaled to the depth, so that the spare bits are bits after the point.
+    samples called signed it returns them as they are; samples of 32 bits as long as they are not
+    further outside than half their range, which only noise between the extremes is. Where the
+    wavelet is irreversible they are scaled to the depth, so that the spare bits are bits after the
+    point.
     """
     header = read_main_header(data)
     bits, samples = header.depths[0], len(header.depths)
     spare = 2 if header.reversible else max(_PRECISION - bits, 2)
     wide = bytearray(data)
     _set_depth(wide, samples, min(bits + spare, 32), signed=True)
+    halved = header.reversible and bits + spare > 32
+    if halved:  # no room for the spare bits in what the decoder gives: the lowest one goes
+        _halve_coefficients(wide)
     frame = imagecodecs.htj2k_decode(wide, skipres=skip_resolutions, resilient=True)
     values: Array = frame.astype(np.int64 if bits > 28 else np.int32)
+    if halved:
+        values <<= 1
     if not header.reversible:
         spare = min(bits + spare, 32) - bits
         values = values + (1 << spare >> 1) >> spare
@@ -318,6 +326,10 @@ def _level_shifted(frame: Array, bits_stored: int, signed: bool) -> Array:
     """
     if bits_stored <= 16 and frame.dtype.itemsize == 4:
         frame = frame.astype(np.int16 if signed else np.uint16)
+    if bits_stored == 32 and not signed:
+        # The encoder would take the upper half of the range for negative: exact, but the wavelet
+        # would see cliffs in it.
+        return np.bitwise_xor(frame.view(np.int32), np.int32(-(1 << 31)))
     if signed or bits_stored == 8 * frame.dtype.itemsize:
         return frame
     kind = np.dtype(f"i{frame.dtype.itemsize}")
@@ -328,6 +340,22 @@ def _set_depth(data: bytearray, samples: int, bits: int, *, signed: bool) -> Non
     depth = bits - 1 | (0x80 if signed else 0)
     for component in range(samples):
         data[_SIZ_DEPTH + 3 * component] = depth
+
+
+def _halve_coefficients(data: bytearray) -> None:
+    """Let a decoder find half of every coefficient of a reversible codestream.
+
+    Coefficients are coded from the top of as many bit planes as the exponents of QCD and QCC say
+    (ISO/IEC 15444-1 E.1, equation E-2): with one plane less the lowest bit is behind the point.
+    """
+    at = 2
+    while (marker := struct.unpack_from(">H", data, at)[0]) != _SOT:
+        size = struct.unpack_from(">H", data, at + 2)[0]
+        if marker in (_QCD, _QCC):
+            first = at + (5 if marker == _QCD else 6)  # after Sqcd; one byte of component number
+            for place in range(first, at + 2 + size):
+                data[place] -= 1 << 3
+        at += 2 + size
 
 
 def _interleaved(frame: Array, data: Buffer) -> Array:

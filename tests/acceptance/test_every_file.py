@@ -11,12 +11,14 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import pywt
 from conftest import SHARED_DATA
 from every_file import COPIED, QUARANTINED, Arrived, arrived, completed, files
 from frame_checks import agreement
 from gdcm_reader import Gdcm
-from independent import Expander
+from independent import Expander, pydicom_frames
 
 from raypacs import dicom
 from raypacs.codec import htj2k
@@ -150,3 +152,48 @@ def test_every_codestream_says_what_the_header_says(prepared: list[Arrived]) -> 
                 assert htj2k.transfer_syntax(code) == dicom.HTJ2K_LOSSLESS_RPCL, one.name
             else:
                 assert told.transfer_syntax_uid == dicom.HTJ2K_LOSSLESS, one.name
+
+
+# Grey levels between the integer wavelet and PyWavelets' real one at 1/2, 1/4, ... 1/32: what the
+# rounding of each step adds. A sample that wrapped around would be off by the whole range.
+ROUNDING = (2.0, 3.5, 4.5, 5.0, 5.5)
+COLOUR_ROUNDING = 2.0  # times that: the colour transform is rounded as well
+
+
+def test_low_resolutions_are_those_of_pywavelets_within_rounding(prepared: list[Arrived]) -> None:
+    """Of the first frame, from the whole codestream and from its low part alone."""
+    compared = 0
+    for one in prepared:
+        told = one.pixels
+        if one.outcome != "htj2k" or told.low_own:
+            continue
+        frames = pydicom_frames(one.native)
+        assert frames is not None, one.name
+        planes = np.atleast_3d(frames[0].astype(float))
+        signed = told.pixel_representation == 1
+        half = 1 << (told.bits_stored - 1)
+        low, high = (-half, half - 1) if signed else (0, 2 * half - 1)
+        code = one.codes()[0]
+        for halvings in range(1, min(told.levels, len(ROUNDING)) + 1):
+            planes = np.dstack([_halved(plane) for plane in np.moveaxis(planes, 2, 0)])
+            small = np.atleast_3d(htj2k.decode_frame(code, skip_resolutions=halvings))
+            allowed = ROUNDING[halvings - 1] * (COLOUR_ROUNDING if told.samples == 3 else 1)
+            # Above 30 bits the lowest one is left out, to have room for what is outside the range.
+            allowed *= 4 if told.bits_stored > 30 else 1
+            assert small.shape == planes.shape, one.name
+            assert np.abs(small - planes.clip(low, high)).max() <= allowed, (one.name, halvings)
+            compared += 1
+            if halvings == told.low_halvings:
+                prefix = htj2k.decode_frame(
+                    one.pack.read_low(one.uid, 1), skip_resolutions=halvings
+                )
+                assert np.array_equal(np.atleast_3d(prefix), small), one.name
+    assert compared > 100
+
+
+def _halved(plane: np.ndarray) -> np.ndarray:
+    """PyWavelets' approximation, in the scale of the pixels; a single row or column mirrors."""
+    rows, columns = (-(-side // 2) for side in plane.shape)
+    plane = np.pad(plane, [(0, int(side == 1)) for side in plane.shape], mode="edge")
+    coarse = pywt.dwt2(plane, "bior2.2", mode="reflect")[0] / 2
+    return coarse[1 : 1 + rows, 1 : 1 + columns]

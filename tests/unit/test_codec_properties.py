@@ -31,6 +31,7 @@ from stored_series import Store, image, part10
 
 from raypacs import dicom
 from raypacs.codec import htj2k, registry
+from raypacs.codec.wavelet import approximation
 from raypacs.records import PreparedInstance
 from raypacs.storage.pack import Pack
 
@@ -221,3 +222,40 @@ def test_any_picture_of_single_bits_survives(
     seen = pydicom_frames(_native(pack, one))
     assert seen is not None
     assert np.array_equal(seen, frames)
+
+
+@pytest.mark.parametrize("bits", [16, 24, 29, 30, 31, 32])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("kind", ["box", "noise", "dose"])
+def test_low_resolutions_do_not_wrap_at_any_depth(
+    kind: str, samples: int, signed: bool, bits: int
+) -> None:
+    """A dose of 32 bits on a background of zeros undershoots; PyWavelets says by how much."""
+    side, top = 130, (1 << bits) - 1
+    y, x = np.mgrid[:side, :side]
+    if kind == "box":
+        plane = np.where((abs(y - 40) < 20) & (abs(x - 50) < 20), top, 0)
+    elif kind == "noise":
+        plane = np.random.default_rng(bits).integers(0, top, (side, side), endpoint=True)
+    else:
+        peak = np.exp(-((y - 50) ** 2 + (x - 50) ** 2) / 300)
+        plane = np.maximum(0, top / 4000 * peak - top / 400_000).astype(np.int64)
+    low = -(1 << (bits - 1)) if signed else 0
+    frame = np.dstack([plane, plane[::-1], plane.T][:samples]) + low
+    cell = next(size for size in (1, 2, 4) if 8 * size >= bits)
+    frame = frame.astype(f"{'i' if signed else 'u'}{cell}")
+    stream = htj2k.encode_frame(
+        frame if samples == 3 else frame[:, :, 0],
+        bits_stored=bits,
+        signed=signed,
+        colour_transform=samples == 3,
+    )
+    planes = [frame[:, :, n].astype(float) for n in range(samples)]
+    for halvings in range(1, 4):
+        planes = [approximation(plane) for plane in planes]
+        small = htj2k.decode_frame(stream.data, skip_resolutions=halvings)
+        wanted = np.dstack(planes).clip(low, low + top)
+        # Above 30 bits the lowest one is left out, to have room for what is outside the range.
+        allowed = 14 if bits > 30 else 7
+        assert np.abs(np.atleast_3d(small) - wanted).max() < allowed
