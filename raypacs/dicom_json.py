@@ -184,9 +184,16 @@ def _numbers(vr: str, value: bytes, big_endian: bool) -> list[object]:
     code = _NUMBERS[vr]
     count = len(value) // struct.calcsize(code)
     found = struct.unpack_from((">" if big_endian else "<") + code * count, value)
-    if vr in ("FL", "FD"):  # JSON has no NaN; PS3.18 F.2.3 allows a string
-        return [number if math.isfinite(number) else str(number) for number in found]
+    if vr in ("FL", "FD"):
+        return [number if math.isfinite(number) else _not_finite(number) for number in found]
     return list(found)
+
+
+def _not_finite(number: float) -> str:
+    """Return the words that JavaScript, Java and .NET read: JSON and PS3.18 F.2.3 have none."""
+    if math.isnan(number):
+        return "NaN"
+    return "Infinity" if number > 0 else "-Infinity"
 
 
 def _inline(vr: str, value: bytes, big_endian: bool) -> str:

@@ -109,6 +109,14 @@ def test_common_elements_are_written_alike(vr: str, value: bytes) -> None:
     assert SeriesMetadata(1024).of_explicit(data, "/u") == JsonHeaders(1024).text(header, "/u")
 
 
+def test_floats_that_json_lacks_are_the_words_that_other_languages_read() -> None:
+    value = struct.pack("<4d", float("nan"), float("inf"), float("-inf"), 1.5)
+    data = struct.pack("<HH2sH", 0x0018, 0x9087, b"FD", len(value)) + value
+    text = JsonHeaders(1024).text(dicom.scan(data, dicom.EXPLICIT_VR_LE), "/u")
+    found = json.loads(text)["00189087"]["Value"]
+    assert found == ["NaN", "Infinity", "-Infinity", 1.5]
+
+
 def test_a_truncated_header_is_malformed() -> None:
     plain, _ = header_of(part10(image(noise(1, 4, 4)))) or (b"", None)
     for end in (3, len(plain) - 1):
