@@ -201,6 +201,17 @@ def test_floats_with_all_that_is_no_number(dtype: type) -> None:
     assert not windowed[0, 1]
 
 
+def test_a_linear_window_of_width_1_is_a_threshold() -> None:
+    array = np.array([[98, 99, 100, 101]], np.uint8)
+    dataset = header(WindowCenter=100, WindowWidth=1)
+    assert show_grey(grey(array), dataset, 1, None).tolist() == [[0, 0, 255, 255]]
+    assert show_grey(grey(array), dataset, 1, Window(100.5, 1)).tolist() == [[0, 0, 0, 255]]
+    exact = show_grey(grey(array), dataset, 1, Window(100, 1, "linear-exact"))
+    assert exact.tolist() == [[0, 0, 128, 255]]
+    floats = np.array([[-np.inf, 99.4, 99.6, np.inf, np.nan]], np.float32)
+    assert show_grey(grey(floats), dataset, 1, None).tolist() == [[0, 0, 255, 255, 0]]
+
+
 def test_narrow_windows_of_float_maps_are_exact() -> None:
     dataset = header(WindowCenter=0.5, WindowWidth=0.5)
     array = np.array([[0.2, 0.5, 0.8]], np.float32)
@@ -263,11 +274,18 @@ def test_palettes_of_8_and_16_bits() -> None:
     picture = indices([0, 1, 2, 3, 200])
     assert colours(picture, palette_header(words)) == [0, 0x10, 0x80, 0xFF, 0xFF]
     assert colours(picture, palette_header(b"\1\2\3\4", bits=8)) == [1, 2, 3, 4, 4]
-    # 8 bits in a table that says 16.
-    words = np.array([0, 16, 128, 255], "<u2").tobytes()
-    assert colours(picture, palette_header(words)) == [0, 16, 128, 255, 255]
     signed = indices([-9, -2, -1, 0, 5], np.int8)
     assert colours(signed, palette_header(b"\1\2\3\4", first=-2, bits=8)) == [1, 1, 2, 3, 4]
+
+
+def test_8_bits_in_a_palette_of_16_are_told_by_how_many_there_are() -> None:
+    picture = indices([0, 1, 2, 3, 200])
+    dark = np.array([0, 100, 200, 255], "<u2").tobytes()
+    assert colours(picture, palette_header(dark)) == [0, 0, 0, 0, 0]
+    dataset = palette_header(np.arange(256, dtype="<u2").tobytes())
+    for colour in ("Red", "Green", "Blue"):
+        dataset[f"{colour}PaletteColorLookupTableDescriptor"].value[0] = 256
+    assert colours(picture, dataset) == [0, 1, 2, 3, 200]
 
 
 def test_segmented_palettes() -> None:

@@ -228,7 +228,10 @@ def _windowed(values: Array, window: Window) -> Array:
     center, width = window.center, window.width
     if window.function == "sigmoid":
         return 1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - center) / width, -60, 60)))
-    if window.function == "linear-exact" or width <= 1:
+    if window.function == "linear" and width == 1:
+        # A threshold: nothing lies between the ends. What is no number stays so.
+        return np.heaviside(values - (center - 0.5), 0.0)
+    if window.function == "linear-exact" or width < 1:
         shown = (values - center) / width + 0.5
     else:
         shown = (values - (center - 0.5)) / (width - 1.0) + 0.5

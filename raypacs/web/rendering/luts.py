@@ -20,6 +20,7 @@ from raypacs.web.rendering.header import integers, value
 Array = NDArray[Any]
 _COLOURS = ("Red", "Green", "Blue")
 _MOST_ENTRIES = 1 << 16
+_NARROW = 255
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,17 @@ def palette(header: Dataset, low: int, high: int, *, little: bool = True) -> tup
     if size == 0:
         raise UnsupportedPixels("the palette is empty")
     table = np.stack([column[:size] for column in columns], axis=1)
-    # Some write 8 bits into tables that say 16.
-    if wide and table.max() > 255:
+    if wide and not _is_narrow(table):
         table = table >> 8
     return first, np.minimum(table, 255).astype(np.uint8)
+
+
+def _is_narrow(table: Array) -> bool:
+    """Whether a palette of 16 bits was filled with 8: most of 0 to 255 is there, nothing else.
+
+    A few small entries are what they say, dark.
+    """
+    return int(table.max()) <= _NARROW and len(np.unique(table)) > _NARROW // 2
 
 
 def expand_segments(data: bytes, *, wide: bool, little: bool = True) -> Array:
