@@ -214,6 +214,8 @@ def describe_header(  # noqa: PLR0913 - one keyword per field the caller knows
     """
     deflated = transfer_syntax_uid in DEFLATED
     number, pixel = header.number, header.pixel
+    # Of these floating-point samples have none, whatever is written (PS3.3 section C.7.6.24).
+    whole = pixel is None or pixel.tag == PIXEL_DATA
 
     def text(tag: int) -> str:
         # Text has no NUL (PS3.5 section 6.2), though some senders' has; PostgreSQL holds none.
@@ -241,9 +243,9 @@ def describe_header(  # noqa: PLR0913 - one keyword per field the caller knows
         frames=max(frames, 1) if pixel is not None else 0,
         samples=number(0x00280002, 1) if pixel is not None else 0,
         bits_allocated=number(0x00280100),
-        bits_stored=number(0x00280101),
-        high_bit=number(0x00280102),
-        pixel_representation=number(0x00280103),
+        bits_stored=number(0x00280101) if whole else 0,
+        high_bit=number(0x00280102) if whole else 0,
+        pixel_representation=number(0x00280103) if whole else 0,
         photometric=text(0x00280004),
         planar_configuration=number(0x00280006),
         pixel_offset_bytes=-1 if pixel is None or deflated else pixel.value_offset,

@@ -49,6 +49,13 @@ def compressed(data: bytes) -> bytes:
     return part10(dataset)
 
 
+def with_bits_stored(data: bytes) -> bytes:
+    """The same parametric map with what only integers have (PS3.3 section C.7.6.24)."""
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 32, 31, 1
+    return part10(dataset)
+
+
 FLOATS = float_frames("f4", SHAPE)
 DOUBLES = float_frames("f8", SHAPE)
 MASKS = masks(*SHAPE)
@@ -58,6 +65,7 @@ PAIRS = np.random.default_rng(0).integers(0, 255, (3, 20, 70, 4), np.uint8)
 CASES = {
     "float": (parametric_map(FLOATS), "wavelet"),
     "double": (parametric_map(DOUBLES), "wavelet"),
+    "float with Bits Stored": (with_bits_stored(parametric_map(FLOATS)), "wavelet"),
     "bits": (segmentation(MASKS), "bits"),
     "compressed bits": (compressed(segmentation(MASKS)), "bits"),
     "palette": (part10(image(PALETTE, PhotometricInterpretation="PALETTE COLOR")), "htj2k"),
@@ -81,6 +89,7 @@ def expected_frame(name: str, number: int) -> bytes:
     frames = {
         "float": FLOATS,
         "double": DOUBLES,
+        "float with Bits Stored": FLOATS,
         "palette": PALETTE,
         "labels": PALETTE,
         "shifted": SHIFTED,
