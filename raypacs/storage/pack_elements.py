@@ -9,6 +9,7 @@ from raypacs import dicom
 from raypacs.storage import pack_format as fmt
 from raypacs.storage.pack_format import PackInstance
 
+_GROUP_LENGTH = 0x00280000
 _PHOTOMETRIC = 0x00280004
 
 
@@ -40,12 +41,20 @@ def joined_bits(frames: Iterable[bytes], samples: int) -> Iterator[bytes]:
 
 
 def with_photometric(header: bytes, photometric: str) -> bytes:
-    """Return an Explicit VR Little Endian header with another Photometric Interpretation."""
-    element = dicom.scan(header, dicom.EXPLICIT_VR_LE).element(_PHOTOMETRIC)
+    """Return an Explicit VR Little Endian header with another Photometric Interpretation.
+
+    The length of its group, which would be wrong then, is left out (retired, PS3.5 section 7.2).
+    """
+    found = dicom.scan(header, dicom.EXPLICIT_VR_LE)
+    element, group_length = found.element(_PHOTOMETRIC), found.element(_GROUP_LENGTH)
     if element is None:
         return header
     value = photometric.encode("ascii")
     value += b" " * (len(value) % 2)
     replaced = struct.pack("<HH2sH", 0x0028, 0x0004, b"CS", len(value)) + value
     end = element.value_offset + element.length
-    return header[: element.start] + replaced + header[end:]
+    before = header[: element.start]
+    if group_length is not None:
+        stop = group_length.value_offset + group_length.length
+        before = before[: group_length.start] + before[stop:]
+    return before + replaced + header[end:]

@@ -12,7 +12,7 @@ from raypacs.codec import bits, floats, htj2k
 from raypacs.codec.fragments import Extent
 from raypacs.codec.pixel_layout import Array, PixelLayout, sample_values
 from raypacs.codec.registry import codec_of
-from raypacs.errors import ProofFailed, UnsupportedPixels
+from raypacs.errors import MalformedInstance, ProofFailed, UnsupportedPixels
 from raypacs.policy import rules
 from raypacs.storage import pack_format
 from raypacs.work.frame_reader import FloatReader, FrameReader, encapsulated_frames
@@ -22,8 +22,10 @@ Buffer = bytes | bytearray | memoryview
 
 _CRC_PIECE_BYTES = 4 * 1024 * 1024
 _DIFFERS = "proof failed: a frame decoded again differs from its source"
-_PIXEL_PRESENTATION = b"\x08\0\x05\x92CS"
-_LOOK_BYTES = 16 * 1024
+_PIXEL_PRESENTATION = 0x00089205
+_PIXEL_PRESENTATION_CS = b"\x08\0\x05\x92CS"
+_OVERLAY_GROUPS = range(0x6000, 0x6100, 2)
+_OVERLAY_BIT_POSITION, _OVERLAY_DATA = 0x0102, 0x3000
 # Most instances there are: classic CT, MR, PET, CR and DX know no supplemental palette.
 _WITHOUT_PALETTE = frozenset(
     f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("1", "1.1", "2", "4", "128")
@@ -85,9 +87,30 @@ def encode_frames(
         if result.form == rules.BITS:
             _encode_bits(frames.read(number), result)
         else:
-            _encode_one(sample_values(frames.read(number), layout), layout, result)
+            cells = frames.read(number)
+            values = sample_values(cells, layout)
+            if values is not cells:
+                _check_overlays(source, layout)
+            _encode_one(values, layout, result)
         result.raw_bytes += layout.decoded_bytes
     return result
+
+
+def _check_overlays(source: Source, layout: PixelLayout) -> None:
+    """Raise UnsupportedPixels if an overlay lies in bits of the cells that are not kept.
+
+    Overlays without Overlay Data lie in the samples' cells, by Overlay Bit Position (60xx,0102)
+    (retired, PS3.5 section 8.1.2): shifted or sign-extended, their bit would mean something else.
+    """
+    header = source.header()
+    for element in header.elements:
+        group, number = element.tag >> 16, element.tag & 0xFFFF
+        if group not in _OVERLAY_GROUPS or number != _OVERLAY_BIT_POSITION:
+            continue
+        bit = header.number(element.tag)
+        embedded = not header.has(group << 16 | _OVERLAY_DATA)
+        if embedded and (layout.shift or bit > layout.high_bit):
+            raise UnsupportedPixels(f"overlay {group:04X} lies in bit {bit} of the samples' cells")
 
 
 def _encode_one(frame: Array, layout: PixelLayout, result: EncodedFrames) -> None:
@@ -180,17 +203,25 @@ def _halvings(rows: int, columns: int) -> int:
 def _is_palette(source: Source) -> bool:
     """Whether grey samples are mapped through a supplemental palette (PS3.3 section C.8.15.3.1.1).
 
-    Pixel Presentation (0008,9205) says so, near the beginning of a data set.
+    Pixel Presentation (0008,9205) says so. Functional groups may have one of their own, which does
+    not count.
     """
     record = source.record
     if record.photometric != "MONOCHROME2" or record.sop_class_uid in _WITHOUT_PALETTE:
         return False
-    plain = source.plain_header(_LOOK_BYTES)
-    if plain:
-        at = plain.find(_PIXEL_PRESENTATION)
-        value = plain[at + 8 : at + 24].lstrip(b"\0") if at >= 0 else b""
-        return value.startswith((b"COLOR", b"MIXED"))
-    return source.header().text(0x00089205) in ("COLOR", "MIXED")
+    if plain := source.plain_header():
+        # Most have none, which is seen without a scan.
+        at = plain.find(_PIXEL_PRESENTATION_CS)
+        if at < 0:
+            return False
+        end = at + 8 + int.from_bytes(plain[at + 6 : at + 8], "little")
+        try:
+            header = dicom.scan(plain[:end], dicom.EXPLICIT_VR_LE)
+        except MalformedInstance:  # within a sequence, or bytes of another value
+            header = source.header()
+    else:
+        header = source.header()
+    return header.text(_PIXEL_PRESENTATION) in ("COLOR", "MIXED")
 
 
 def copied_table(source: Source) -> bytes:

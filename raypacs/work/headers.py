@@ -21,7 +21,8 @@ _PLANAR = 0x00280006
 _HIGH_BIT = 0x00280102
 _PIXEL_REPRESENTATION = 0x00280103
 _TRAILING_PADDING = 0xFFFCFFFC
-_OFFSET_TABLES = frozenset({0x7FE00001, 0x7FE00002})  # of the source's own fragments
+# Of the source's own fragments: offsets, lengths, and the length of all (PS3.3 C.7.6.3).
+_OFFSET_TABLES = frozenset({0x7FE00001, 0x7FE00002, 0x7FE00003})
 _LONG_VR = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
 _SWAPPED_BYTES = {"AT": 2, "OW": 2, "SS": 2, "US": 2, "FL": 4, "OF": 4, "OL": 4, "SL": 4, "UL": 4}
 _SWAPPED_BYTES |= {"FD": 8, "OD": 8, "OV": 8, "SV": 8, "UV": 8}

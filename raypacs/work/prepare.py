@@ -62,7 +62,8 @@ __all__ = [
 # A larger object is read by ranges, so that one never fills a worker's memory.
 _WHOLE_BYTES = 16 * 1024 * 1024
 _DEFLATE_LEVEL = 4
-_PIXEL_GROUP_LENGTH = b"\xe0\x7f\0\0"
+_PIXEL_GROUP = b"\xe0\x7f"
+_PIXEL_GROUP_LENGTH = _PIXEL_GROUP + b"\0\0"
 _log = logging.getLogger(__name__)
 _NOT_PREPARED = (UnsupportedPixels, ProofFailed, MalformedInstance)
 # What a decoder may throw at damaged data that nobody foresaw: one instance is copied as received,
@@ -293,9 +294,11 @@ def _explicit_header(source: Source, encoded: EncodedFrames) -> bytes:
     as_it_is = encoded.photometric == record.photometric and not record.planar_configuration
     as_it_is = as_it_is and encoded.high_bit is None
     plain = source.plain_header() if as_it_is else b""
-    if plain:
-        # A group length before Pixel Data would be wrong for codestreams.
-        return plain[:-12] if plain[-12:-8] == _PIXEL_GROUP_LENGTH else plain
+    # A group length before Pixel Data would be wrong for codestreams, and so would offset tables.
+    if plain[-12:-8] == _PIXEL_GROUP_LENGTH:
+        plain = plain[:-12]
+    if plain and _PIXEL_GROUP not in plain:
+        return plain
     header = explicit_header(
         source.header(),
         photometric=encoded.photometric,
