@@ -382,7 +382,8 @@ class Settings(_Strict):
     max_instance_bytes: int = Field(
         default=4 * 1024**3,
         ge=1024,
-        description="Largest object accepted, in bytes. Default 4 GiB.",
+        description="Largest object accepted, in bytes; a deflated data set counts inflated too. "
+        "Default 4 GiB.",
     )
     inline_value_bytes: int = Field(
         default=1024,

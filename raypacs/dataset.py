@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VR
 
 from raypacs.errors import MalformedInstance
-from raypacs.uids import EXPLICIT_VR_BE, IMPLICIT_VR_LE
+from raypacs.uids import EXPLICIT_VR_BE, EXPLICIT_VR_LE, IMPLICIT_VR_LE
 
 Buffer = bytes | bytearray | memoryview
 
@@ -34,6 +34,13 @@ _SHORT_VR = frozenset(
 )
 _VR_TEXT = {vr: vr.decode() for vr in LONG_VR | _SHORT_VR}
 _DEEPEST = 64
+#: Most bytes that a deflated data set may inflate to, whatever the settings say.
+MOST_INFLATED_BYTES = 4 * 1024**3
+# Deflate can do 1032 to 1, and blank segmentations come near that; what is larger than this and
+# still inflates more than so many times is no image.
+_ANY_RATIO_BYTES = 256 * 1024**2
+_LARGEST_RATIO = 100
+_PIECE_BYTES = 1024 * 1024
 
 
 class Truncated(MalformedInstance):
@@ -142,20 +149,65 @@ def encodings_of(value: bytes) -> list[str]:
     return list(_encodings(value.rstrip(b" \0")))
 
 
-def inflate(buf: Buffer, offset: int) -> bytes:
+def inflate(buf: Buffer, offset: int, most_bytes: int = MOST_INFLATED_BYTES) -> bytearray:
     """Return the inflated data set of a deflated transfer syntax (PS3.5 A.5).
 
     Raises:
-        MalformedInstance: the deflate stream is damaged or ends early.
+        MalformedInstance: the deflate stream is damaged or ends early, or inflates to more than
+            ``most_bytes``, or to much more than an image may (a "bomb").
     """
-    decoder = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        data = decoder.decompress(bytes(buf[offset:])) + decoder.flush()
-    except zlib.error as exc:
-        raise MalformedInstance(f"deflated data set is damaged: {exc}") from exc
-    if not decoder.eof:
-        raise MalformedInstance("deflated data set ends early")
+    data = bytearray()
+    for piece in _inflated(buf, offset, most_bytes):
+        data += piece
     return data
+
+
+def inflated_header(buf: Buffer, offset: int, most_bytes: int = MOST_INFLATED_BYTES) -> Header:
+    """Return the header of a deflated data set, its offsets into what was inflated.
+
+    The whole stream is gone through, but only its beginning is kept in memory.
+
+    Raises:
+        MalformedInstance: as :func:`inflate` and :func:`scan`.
+    """
+    keep = _PIECE_BYTES
+    while True:
+        data, size = bytearray(), 0
+        for piece in _inflated(buf, offset, most_bytes):
+            size += len(piece)
+            if len(data) < keep:
+                data += piece
+        try:
+            header = scan_beginning(data, EXPLICIT_VR_LE, 0, size)
+            if header.pixel is not None or len(data) == size:
+                return header
+        except EndsEarly:
+            pass
+        keep *= 8
+
+
+def _inflated(buf: Buffer, offset: int, most_bytes: int) -> Iterator[bytes]:
+    packed = memoryview(buf)[offset:]
+    most = min(most_bytes, MOST_INFLATED_BYTES, max(_ANY_RATIO_BYTES, _LARGEST_RATIO * len(packed)))
+    decoder, done, at = zlib.decompressobj(-zlib.MAX_WBITS), 0, 0
+    data: Buffer = b""
+    while not decoder.eof:
+        if not len(data):
+            data, at = packed[at : at + _PIECE_BYTES], at + _PIECE_BYTES
+        last = not len(data)
+        try:
+            piece = decoder.decompress(data, _PIECE_BYTES)
+        except zlib.error as exc:
+            raise MalformedInstance(f"deflated data set is damaged: {exc}") from exc
+        if last and not piece and not decoder.eof:
+            raise MalformedInstance("deflated data set ends early")
+        data = decoder.unconsumed_tail
+        done += len(piece)
+        if done > most:
+            raise MalformedInstance(
+                f"deflated data set of {len(packed)} bytes inflates to more than {most}"
+            )
+        yield piece
 
 
 @lru_cache(maxsize=8192)

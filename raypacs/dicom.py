@@ -13,6 +13,7 @@ from pydicom.datadict import keyword_dict
 
 from raypacs.dataset import (
     LONG_VR,
+    MOST_INFLATED_BYTES,
     PIXEL_DATA,
     PIXEL_TAGS,
     Buffer,
@@ -22,6 +23,7 @@ from raypacs.dataset import (
     encodings_of,
     implicit_vr,
     inflate,
+    inflated_header,
     items,
     scan,
     scan_beginning,
@@ -49,8 +51,8 @@ __all__ = [
     "EXPLICIT_VR_LE", "HTJ2K_LOSSLESS", "HTJ2K_LOSSLESS_RPCL", "IMPLICIT_VR_LE",
     "KNOWN_TRANSFER_SYNTAXES", "NATIVE", "PIXEL_DATA", "PIXEL_TAGS", "RLE_LOSSLESS", "Buffer",
     "Element", "EndsEarly", "Header", "Part10", "describe", "describe_header", "encodings_of",
-    "file_meta", "implicit_vr", "inflate", "is_encapsulated", "items", "scan", "scan_beginning",
-    "split_part10", "tag_of",
+    "file_meta", "implicit_vr", "inflate", "inflated_header", "is_encapsulated", "items", "scan",
+    "scan_beginning", "split_part10", "tag_of",
 ]  # fmt: skip
 
 IMPLEMENTATION_CLASS_UID = "2.25.302197540217546211637817203398563019407"
@@ -169,17 +171,19 @@ def describe(  # noqa: PLR0913 - one keyword per field the caller knows
     sha256: str,
     source: str,
     received_at_s: float,
+    most_inflated_bytes: int = MOST_INFLATED_BYTES,
 ) -> InstanceRecord:
     """Parse an instance (whole Part 10 file or bare data set at ``dataset_offset``).
 
-    ``path`` and ``tier`` may be empty and filled in later with ``dataclasses.replace``.
+    ``path`` and ``tier`` may be empty and filled in later with ``dataclasses.replace``. A
+    deflated data set may be of at most ``most_inflated_bytes``.
 
     Raises:
         MalformedInstance: truncated, not in its transfer syntax, or without the UIDs that every
             composite instance has (PS3.3 C.7.2.1, C.7.3.1, C.12.1).
     """
     if transfer_syntax_uid in DEFLATED:
-        header = scan(inflate(buf, dataset_offset), EXPLICIT_VR_LE)
+        header = inflated_header(buf, dataset_offset, most_inflated_bytes)
     else:
         header = scan(buf, transfer_syntax_uid, dataset_offset)
     return describe_header(

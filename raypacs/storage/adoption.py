@@ -10,13 +10,11 @@ import os
 
 from raypacs.dicom import (
     DEFLATED,
-    EXPLICIT_VR_LE,
     EndsEarly,
     Header,
     Part10,
     describe_header,
-    inflate,
-    scan,
+    inflated_header,
     scan_beginning,
     split_part10,
 )
@@ -92,7 +90,7 @@ def _header(file: _Beginning, part10: Part10) -> Header:
     if syntax in DEFLATED:
         while file.more():
             pass
-        return scan(inflate(file.data, offset), EXPLICIT_VR_LE)
+        return inflated_header(file.data, offset)
     while True:
         try:
             return scan_beginning(file.data, syntax, offset, file.info.size_bytes)

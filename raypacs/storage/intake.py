@@ -122,6 +122,7 @@ class Intake:
                 sha256="",
                 source=source,
                 received_at_s=at_s,
+                most_inflated_bytes=self._settings.max_instance_bytes,
             )
             _check_command(record, sop_class_uid, sop_instance_uid)
         except MalformedInstance as exc:
@@ -166,6 +167,7 @@ class Intake:
                 sha256="",
                 source=source,
                 received_at_s=at_s,
+                most_inflated_bytes=self._settings.max_instance_bytes,
             )
         except MalformedInstance as exc:
             return self._aside.quarantine(

@@ -84,7 +84,7 @@ class Metadata:
             data: bytes = stream.read(-1 if inflated else _header_bytes(record))
         offset = record.dataset_offset_bytes
         if inflated:
-            data, offset = dicom.inflate(data, offset), 0
+            return dicom.inflated_header(data, offset)
         return dicom.scan(data, record.transfer_syntax_uid, offset)
 
     def bulk(self, place: Place, path: list[str]) -> bytes:

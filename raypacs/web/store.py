@@ -79,10 +79,11 @@ def _of_other_study(data: bytes, study_uid: str) -> Stored | None:
     """Return the refusal of an instance that is not of the study; malformed ones go on."""
     try:
         meta = dicom.split_part10(data)
-        body, offset = data, meta.dataset_offset
         if meta.transfer_syntax_uid in dicom.DEFLATED:
-            body, offset = dicom.inflate(data, offset), 0
-        found = dicom.scan(body, meta.transfer_syntax_uid, offset).text(_STUDY_INSTANCE_UID)
+            header = dicom.inflated_header(data, meta.dataset_offset)
+        else:
+            header = dicom.scan(data, meta.transfer_syntax_uid, meta.dataset_offset)
+        found = header.text(_STUDY_INSTANCE_UID)
     except MalformedInstance:
         return None
     if found == study_uid:

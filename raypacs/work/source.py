@@ -52,7 +52,8 @@ class Source:
 
     An object of at most ``whole_bytes`` is read once into ``scratch``, which may be used again for
     the next instance: what :meth:`read` returns is only valid until then. A deflated one is
-    inflated. Larger ones are read range by range.
+    inflated; where that cannot be done, it can be opened but not read. Larger ones are read range
+    by range.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Source:
         self._whole: memoryview | None = None
         self._header: Header | None = None
         self._fd = -1
+        self._damage: MalformedInstance | None = None
 
     def __enter__(self) -> Self:
         check_unchanged(self._tier, self.record)
@@ -99,7 +101,13 @@ class Source:
         return self.record.size_bytes if self._whole is None else len(self._whole)
 
     def read(self, offset: int, length: int) -> memoryview:
-        """Return ``length`` bytes from ``offset``, fewer at the end."""
+        """Return ``length`` bytes from ``offset``, fewer at the end.
+
+        Raises:
+            MalformedInstance: a deflated data set that cannot be inflated.
+        """
+        if self._damage is not None:
+            raise self._damage
         if self._whole is not None:
             return self._whole[offset : offset + length]
         length = max(0, min(length, self.record.size_bytes - offset))
@@ -172,7 +180,11 @@ class Source:
 
     def _inflate(self) -> None:
         packed = self.read(0, self.record.size_bytes)
-        data = dicom.inflate(packed, self.record.dataset_offset_bytes)
+        try:
+            data = dicom.inflate(packed, self.record.dataset_offset_bytes)
+        except MalformedInstance as exc:
+            self._damage = exc
+            return
         self._whole = memoryview(data)
         self.header()  # sets where Pixel Data lies in the inflated data set
 
