@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 
 import imagecodecs
 import numpy as np
@@ -13,7 +14,15 @@ from pydicom import Dataset
 from raypacs.errors import UnsupportedPixels
 from raypacs.web.pixels import Picture
 from raypacs.web.problem import Problem
-from raypacs.web.rendering import Level, Viewport, Wanted, parse_viewport, render, render_level
+from raypacs.web.rendering import (
+    Level,
+    Viewport,
+    Wanted,
+    parse_viewport,
+    render,
+    render_level,
+    scaling,
+)
 from raypacs.web.rendering.accept import choose_picture
 from raypacs.web.rendering.asked import parse_overlays, read_wanted
 from raypacs.web.rendering.scaling import Grid, Target, covered, target_of
@@ -75,6 +84,45 @@ def test_scaling_keeps_places_and_values(viewport: str) -> None:
 def test_bad_regions(text: str) -> None:
     with pytest.raises(Problem):
         parse_viewport(text)
+
+
+@pytest.mark.parametrize(
+    "viewport", ["53,32", "320,192", "70,90,9,9,-80,-70", "150,96,3,0,155,-90"]
+)
+@pytest.mark.parametrize("step", [1, 2])
+def test_strips_make_the_same_picture(
+    monkeypatch: pytest.MonkeyPatch, viewport: str, step: int
+) -> None:
+    values = np.random.default_rng(5).integers(0, 256, (ROWS // step, COLUMNS // step, 3), np.uint8)
+    target = target_of(parse_viewport(viewport), ROWS, COLUMNS)
+    whole = scaling.smooth(values, Grid(float(step)), target)
+    monkeypatch.setattr(scaling, "_STRIP_SAMPLES", 7 * 3 * COLUMNS)
+    assert np.array_equal(scaling.smooth(values, Grid(float(step)), target), whole)
+
+
+@pytest.mark.parametrize("photometric", ["RGB", "PALETTE COLOR"])
+def test_an_enlarged_picture_takes_little_more_than_its_own_bytes(photometric: str) -> None:
+    colour = photometric == "RGB"
+    array = np.zeros((8, 8, 3) if colour else (8, 8), np.uint8)
+    dataset = plain()
+    for name in ("Red", "Green", "Blue"):
+        setattr(dataset, f"{name}PaletteColorLookupTableDescriptor", [2, 0, 8])
+        setattr(dataset, f"{name}PaletteColorLookupTableData", b"\0\1")
+    level = Level(Picture(array, photometric, 8, 8, False), 8, 8)
+    wanted = Wanted("image/jpeg", viewport=Viewport(2048, 2048))
+    tracemalloc.start()
+    render_level(level, dataset, 1, wanted)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 4 * 2048 * 2048 * 3
+
+
+def test_enlarging_has_an_end() -> None:
+    with pytest.raises(Problem, match="at most"):
+        target_of(Viewport(8192, 8192), 8, 8)
+    assert target_of(Viewport(7680, 4320), 432, 768).rows == 4320
+    # The frame in its own size may be larger.
+    assert target_of(Viewport(8192, 8192), 8192, 8192).rows == 8192
 
 
 def test_the_level_is_just_large_enough() -> None:

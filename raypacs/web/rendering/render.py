@@ -91,7 +91,10 @@ def _shown(level: Level, header: Dataset, number: int, wanted: Wanted, target: T
     """Return the picture in 8 bits, grey or RGB, at the size of ``target``."""
     picture = level.picture
     index = is_index(header, picture.photometric)
-    if index:
+    rows, columns = picture.array.shape[:2]
+    # The smaller of the two is coloured.
+    enlarged = target.rows * target.columns > rows * columns
+    if index and not enlarged:
         picture = replace(picture, array=nearest(picture.array, level.grid, target))
     if picture.photometric.startswith("MONOCHROME"):
         shown = show_grey(picture, header, number, wanted.window, invert=wanted.invert)
@@ -101,4 +104,6 @@ def _shown(level: Level, header: Dataset, number: int, wanted: Wanted, target: T
         shown = show_palette(picture, header)
     else:
         shown = show_colour(picture)
-    return shown if index else smooth(shown, level.grid, target)
+    if not index:
+        return smooth(shown, level.grid, target)
+    return nearest(shown, level.grid, target) if enlarged else shown

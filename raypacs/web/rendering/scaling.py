@@ -16,6 +16,9 @@ from raypacs.web.problem import Problem
 from raypacs.web.rendering.asked import Viewport
 
 Array = NDArray[Any]
+MOST_PIXELS = 1 << 25
+"""Pixels of an enlarged picture at most: an 8K screen, 7680 x 4320, and a little more."""
+_STRIP_SAMPLES = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,8 @@ def target_of(viewport: Viewport | None, rows: int, columns: int) -> Target:
     The region is cut at the edges of the frame, and fitted into the viewport, aspect kept.
 
     Raises:
-        Problem: 400, the region lies outside the frame.
+        Problem: 400, the region lies outside the frame, or the picture would be larger than both
+            the frame and ``MOST_PIXELS``.
     """
     if viewport is None:
         return Target(rows, columns, 0.0, 0.0, float(columns), float(rows))
@@ -72,9 +76,12 @@ def target_of(viewport: Viewport | None, rows: int, columns: int) -> Target:
     if width <= 0 or height <= 0:
         raise Problem(400, f"the region lies outside the frame of {columns} x {rows} pixels")
     scale = min(viewport.columns / width, viewport.rows / height)
+    high, wide = max(1, round(height * scale)), max(1, round(width * scale))
+    if high * wide > max(MOST_PIXELS, rows * columns):
+        raise Problem(400, f"enlarged pictures have at most {MOST_PIXELS} pixels")
     return Target(
-        max(1, round(height * scale)),
-        max(1, round(width * scale)),
+        high,
+        wide,
         left,
         top,
         width,
@@ -99,18 +106,30 @@ def smooth(image: Array, grid: Grid, target: Target) -> Array:
         # Nothing to scale.
         flipped = image[:: -1 if target.mirror_y else 1, :: -1 if target.mirror_x else 1]
         return np.ascontiguousarray(flipped)
-    values: Array = image
-    for axis, begin, size, count, mirrored in (
-        (0, target.top, target.height, target.rows, target.mirror_y),
-        (1, target.left, target.width, target.columns, target.mirror_x),
-    ):
-        if size / count > grid.step:
-            values = _averaged(values, begin + np.arange(count + 1) * (size / count), grid, axis)
-            values = np.flip(values, axis) if mirrored else values
-        else:
-            where = _positions(begin, size, count, grid, mirrored)
-            values = _blended(values, where, axis)
-    return np.clip(values + 0.5, 0, 255).astype(np.uint8)
+    result = np.empty((target.rows, target.columns, *image.shape[2:]), np.uint8)
+    placed = result[:: -1 if target.mirror_y else 1, :: -1 if target.mirror_x else 1]
+    line = max(target.columns, columns) * int(np.prod(image.shape[2:]))
+    height = max(1, _STRIP_SAMPLES // line)
+    # Strip by strip: in between samples take several times the bytes of the picture.
+    for first in range(0, target.rows, height):
+        last = min(first + height, target.rows)
+        scale = target.height / target.rows
+        values = _scaled(image, target.top, scale, (first, last), grid, 0)
+        scale = target.width / target.columns
+        values = _scaled(values, target.left, scale, (0, target.columns), grid, 1)
+        placed[first:last] = np.clip(values + 0.5, 0, 255)
+    return result
+
+
+def _scaled(
+    values: Array, begin: float, scale: float, part: tuple[int, int], grid: Grid, axis: int
+) -> Array:
+    """Return the pixels ``part`` (first, last) of one axis; ``scale``: pixels of the frame each."""
+    first, last = part
+    if scale > grid.step:
+        return _averaged(values, begin + np.arange(first, last + 1) * scale, grid, axis)
+    centres = begin + (np.arange(first, last) + 0.5) * scale
+    return _blended(values, (centres - grid.centre) / grid.step, axis)
 
 
 def covered(mask: Array, target: Target) -> Array:
