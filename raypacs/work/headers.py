@@ -15,6 +15,7 @@ from pydicom.datadict import dictionary_VR
 
 from raypacs import dicom
 from raypacs.dicom import Element, Header
+from raypacs.errors import MalformedInstance
 
 _PHOTOMETRIC = 0x00280004
 _PLANAR = 0x00280006
@@ -57,12 +58,15 @@ def explicit_header(
 def explicit_trailer(buf: dicom.Buffer, transfer_syntax_uid: str, offset: int) -> bytes:
     """Return the elements after Pixel Data in Explicit VR Little Endian, without padding.
 
+    Padding is Data Set Trailing Padding (FFFC,FFFC), and zero bytes, as tapes and block devices
+    leave them.
+
     Raises:
         MalformedInstance: they cannot be read.
     """
-    if offset >= len(buf):
+    header = _scanned_trailer(buf, transfer_syntax_uid, offset)
+    if header is None:
         return b""
-    header = dicom.scan(buf, transfer_syntax_uid, offset)
     if header.elements and header.elements[-1].tag == _TRAILING_PADDING:
         # Tags grow, so padding is the last element.
         end = header.elements[-1].start
@@ -70,6 +74,19 @@ def explicit_trailer(buf: dicom.Buffer, transfer_syntax_uid: str, offset: int) -
     if header.implicit or header.big_endian:
         return _converted(header, {}, False)
     return bytes(buf[offset : header.end])
+
+
+def _scanned_trailer(buf: dicom.Buffer, transfer_syntax_uid: str, offset: int) -> Header | None:
+    """Return the elements from ``offset`` to where only zero bytes follow; None: there are none."""
+    if not bytes(buf[offset:]).strip(b"\0"):
+        return None
+    try:
+        return dicom.scan(buf, transfer_syntax_uid, offset)
+    except MalformedInstance as exc:
+        end = exc.fields.get("offset")
+        if not isinstance(end, int) or end <= offset or bytes(buf[end:]).strip(b"\0"):
+            raise
+        return dicom.scan(buf[:end], transfer_syntax_uid, offset)
 
 
 def _end(header: Header, number: int) -> int:

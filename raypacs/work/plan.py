@@ -2,7 +2,8 @@
 
 Chunks hold at most ``chunk_bytes`` of decoded pixels, so that a worker's memory is bounded, and
 get smaller towards the end, so that all workers finish together: each takes a share of what is
-left, as in guided self-scheduling.
+left, as in guided self-scheduling. A deflated instance is in one chunk, however large: it can only
+be inflated as a whole, so a worker that takes a part of it has all of it in memory anyway.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from raypacs import dicom
 from raypacs.config import CompressionRule
 from raypacs.policy import rules
 from raypacs.records import InstanceRecord, StoredInstance
@@ -96,13 +98,16 @@ def _size(record: InstanceRecord, compression: Sequence[CompressionRule]) -> int
 def _pieces(record: InstanceRecord, size: int, chunk_bytes: int) -> Iterable[tuple[Piece, int]]:
     """Yield the smallest pieces of an instance that chunks are made of, with their weights.
 
-    Frames go in runs of at most an eighth of a chunk, so that a chunk is filled well.
+    Frames go in runs of at most an eighth of a chunk, so that a chunk is filled well; those of a
+    deflated instance in one.
     """
     slim = replace(record, attributes={})  # search attributes are of no use to a worker
     if size == 0:
         yield Piece(slim), _LOOK_BYTES
         return
     run = max(1, chunk_bytes // 8 // size)
+    if record.transfer_syntax_uid in dicom.DEFLATED:
+        run = max(1, record.frames)
     for first in range(0, record.frames, run):
         count = min(run, record.frames - first)
         yield Piece(slim, first, count), count * size

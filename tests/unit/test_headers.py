@@ -20,6 +20,7 @@ from stored_series import image, noise, part10
 
 from raypacs import dicom
 from raypacs.dicom import Header
+from raypacs.errors import MalformedInstance
 from raypacs.work.headers import explicit_header, explicit_trailer
 
 
@@ -143,3 +144,15 @@ def test_trailers_lose_padding_only() -> None:
     assert explicit_trailer(private + padding, dicom.EXPLICIT_VR_LE, 0) == private
     implicit = struct.pack("<HHI", 0x7FE1, 0x0010, 4) + b"ACME"
     assert explicit_trailer(implicit, dicom.IMPLICIT_VR_LE, 0) == private
+    for zeros in (bytes(2), bytes(7), bytes(8), bytes(512), bytes(5000)):
+        assert explicit_trailer(zeros, dicom.EXPLICIT_VR_LE, 0) == b""
+        assert explicit_trailer(private + zeros, dicom.EXPLICIT_VR_LE, 0) == private
+        assert explicit_trailer(private + padding + zeros, dicom.EXPLICIT_VR_LE, 0) == private
+        assert explicit_trailer(implicit + zeros, dicom.IMPLICIT_VR_LE, 0) == private
+
+
+def test_trailers_with_data_behind_zero_bytes_are_refused() -> None:
+    private = struct.pack("<HH2sH", 0x7FE1, 0x10, b"LO", 4) + b"ACME"
+    for rest in (bytes(512) + b"\1", private + bytes(512) + b"\1", private[:-1]):
+        with pytest.raises(MalformedInstance):
+            explicit_trailer(rest, dicom.EXPLICIT_VR_LE, 0)

@@ -6,6 +6,7 @@ import pytest
 from factories import instance_record
 
 from raypacs.config import CompressionRule
+from raypacs.dicom import DEFLATED_EXPLICIT_VR_LE
 from raypacs.records import StoredInstance
 from raypacs.work.parts import Chunk
 from raypacs.work.plan import plan_chunks
@@ -55,6 +56,16 @@ def test_a_multi_frame_instance_spans_chunks() -> None:
     assert frames_of(chunks) == [("1.2.3.1.1", number) for number in range(2000)]
     assert all(len(chunk.pieces) == 1 for chunk in chunks)
     assert max(map(pixel_bytes, chunks)) <= 16 * MIB
+
+
+def test_a_deflated_instance_is_in_one_chunk_for_it_is_inflated_as_a_whole() -> None:
+    deflated = stored(number=2, frames=2000, transfer_syntax_uid=DEFLATED_EXPLICIT_VR_LE)
+    instances = [stored(number=1), deflated, *(stored(number=n) for n in range(3, 200))]
+    chunks = plan_chunks(instances, 16 * MIB)
+    holders = [chunk for chunk in chunks for p in chunk.pieces if p.record.frames == 2000]
+    assert len(holders) == 1
+    assert sorted(frames_of(chunks)) == sorted(set(frames_of(chunks)))
+    assert len(frames_of(chunks)) == 2198
 
 
 def test_a_frame_larger_than_a_chunk_is_a_chunk() -> None:

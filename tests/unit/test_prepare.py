@@ -359,3 +359,10 @@ def test_two_attempts_never_meet(store: Store) -> None:
     assert first.pack_path != second.pack_path
     with pytest.raises(AlreadyExists):
         store.web.put_durable(first.pack_path, b"")
+
+
+def test_zero_bytes_behind_the_data_set_do_not_make_a_copy(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    plain = part10(image(noise(1, 64, 64)))
+    (instance,) = store.prepare([store.add(plain + bytes(1024))]).instances
+    assert (instance.form, instance.reason) == ("htj2k", "")
