@@ -34,11 +34,25 @@ EPOCH_MARKERS = "epochs/"
 SITE_MARKERS = "site/"
 ATTEMPTS = "attempts/"
 _UID = re.compile(r"[0-9.]{1,64}")
+_OBJECT = re.compile(
+    r"""(studies/[0-9.]+/[0-9.]+/([0-9.]+\.)?[0-9a-f]+\.(dcm|manifest|pack|hdr)
+    |conflicts/[0-9.]+/[0-9.]+\.[0-9a-f]+\.dcm
+    |quarantine/[0-9]{8}/[0-9a-f]+\.(dcm|json)
+    |attempts/[0-9a-f]+/.+
+    |adoptions/[0-9a-f]+\.jsonl\.gz
+    |intake/.+|site/.+\.json|epochs/[0-9]+\.[0-9]+\.json)""",
+    re.VERBOSE | re.DOTALL,
+)
 
 
 def new_token() -> str:
     """Return 16 random hexadecimal digits (64 bits)."""
     return secrets.token_hex(8)
+
+
+def is_object(path: str) -> bool:
+    """Whether ``path`` may be one that this module builds (another program's may look so too)."""
+    return _OBJECT.fullmatch(path) is not None
 
 
 def checked_uid(uid: str, what: str) -> str:

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from urllib.parse import unquote
 
+from raypacs import layout
 from raypacs.config import TierSettings
 from raypacs.errors import ConfigError, NotFound, RaypacsError, TierFull, TierUnavailable
 from raypacs.storage.extents import GAP_BYTES, Extent, read_joined
@@ -192,7 +193,9 @@ class S3Tier:
             log.warning("uploads cannot be swept: %s", exc, extra={"tier": self.name})
 
     def sweep_uploads(self) -> int:
-        """Abort the uploads below this tier that are older than a day; return how many.
+        """Abort raypacs' uploads below this tier that are older than a day; return how many.
+
+        Those of other programs stay: a tier at the root of a bucket may not be alone there.
 
         Raises:
             TierUnavailable.
@@ -203,7 +206,8 @@ class S3Tier:
         while True:
             page = self._client.request("list_multipart_uploads", "", Prefix=self._prefix, **marks)
             for one in page.get("Uploads", ()):
-                if one["Initiated"].timestamp() < before_s:
+                ours = layout.is_object(one["Key"].removeprefix(self._prefix))
+                if ours and one["Initiated"].timestamp() < before_s:
                     count += self._abort(one["Key"], one["UploadId"])
             if not page.get("IsTruncated"):
                 return count

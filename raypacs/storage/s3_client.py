@@ -8,6 +8,7 @@ exactly and knows every request (multipart uploads, conditions, listings of uplo
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
 from botocore.config import Config
+from botocore.credentials import SharedCredentialProvider
 from botocore.exceptions import BotoCoreError, NoCredentialsError
 from botocore.session import Session
 from obstore.exceptions import BaseError
@@ -43,6 +45,8 @@ _CONNECT_S = 5.0
 # A piece that trickles in ends after this many times the timeout.
 _WHOLE_PIECE = 12
 _KEYS_HELD = timedelta(minutes=5)
+# Keys that obstore refuses (ValueError), though S3 has them.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 # obstore's threads do not survive a fork: a child of a process that used it reads by botocore.
 _runtime_pid = 0
@@ -81,7 +85,7 @@ class S3Client:
         try:
             session = Session(profile=self.access.profile or None)
             if self.access.credentials_file:
-                session.set_config_variable("credentials_file", self.access.credentials_file)
+                self._keys_of_file(session)
             region = self.access.region or session.get_config_variable("region") or _REGION
             client = session.create_client(
                 "s3",
@@ -99,6 +103,19 @@ class S3Client:
                 raise failure(exc, self.tier, "").error from exc
             raise ConfigError(f"tier {self.tier}: {exc}", tier=self.tier) from exc
         return client, store
+
+    def _keys_of_file(self, session: Session) -> None:
+        """Take the keys of the tier's own file, whatever the environment of the node holds."""
+        path = os.path.expanduser(self.access.credentials_file)
+        session.set_config_variable("credentials_file", path)
+        with open(path, "rb"):  # botocore takes a missing file for an empty one
+            pass
+        keys = SharedCredentialProvider(path, self.access.profile or None).load()
+        if keys is None:
+            raise ValueError(
+                f"{path} has no keys of the profile {self.access.profile or 'default'!r}"
+            )
+        session.set_credentials(keys.access_key, keys.secret_key, keys.token)
 
     def _config(self) -> Config:
         return Config(
@@ -202,7 +219,7 @@ class S3Client:
     def _get(self, key: str, start: int, length: int) -> tuple[bytes, int]:
         client, store = self._clients()
         try:
-            if length > SMALL_BYTES or not _may_use_obstore():
+            if length > SMALL_BYTES or not _may_use_obstore(key):
                 return _get_by_botocore(client, self.bucket, key, start, length)
             found = obstore.get(store, key, options={"range": (start, start + length)})
             return bytes(found.bytes()), found.meta["size"]
@@ -221,7 +238,7 @@ class S3Client:
         """
         if not extents:
             return []
-        if len(extents) == 1 or not _may_use_obstore():
+        if len(extents) == 1 or not _may_use_obstore(key):
             return [self.get(key, start, length)[0] for start, length in extents]
         starts, lengths = zip(*extents, strict=True)
         store = self._clients()[1]
@@ -271,7 +288,7 @@ class S3Client:
         def once(condition: dict[str, str]) -> None:
             nonlocal tried
             tried += 1
-            if tried > 1 or not _may_use_obstore():
+            if tried > 1 or not _may_use_obstore(key):
                 told = {WRITER: writer}
                 self.ask_once("put_object", Key=key, Body=data, Metadata=told, **condition)
                 return
@@ -340,7 +357,9 @@ class S3Client:
         return bool(found.get("Metadata", {}).get(WRITER) == writer)
 
 
-def _may_use_obstore() -> bool:
+def _may_use_obstore(key: str) -> bool:
+    if _CONTROL.search(key):
+        return False
     global _runtime_pid
     if not _runtime_pid:
         _runtime_pid = os.getpid()

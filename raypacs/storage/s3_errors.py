@@ -25,6 +25,9 @@ from botocore.exceptions import (
     SSLError,
     TokenRetrievalError,
 )
+from botocore.exceptions import (
+    ConnectionError as StoreConnectionError,
+)
 from botocore.parsers import ResponseParserError
 from obstore.exceptions import BaseError
 
@@ -69,6 +72,14 @@ _KEYS_HINT = (
     "give the node keys (environment, ~/.aws, or `credentials_file` of the tier) that may read and "
     "write the bucket; see docs/tiers.md"
 )
+_CONNECTION_HINT = (
+    "see that the store runs and this host reaches it, and that `endpoint_url` in [tiers.s3] is "
+    "its address; see docs/tiers.md"
+)
+_CERTIFICATE_HINT = (
+    "see that `endpoint_url` in [tiers.s3] is https where the store speaks it, and `ca_file` the "
+    "authority that signed its certificate"
+)
 _HINTS = {
     "NoSuchBucket": "make the bucket, or put its name right in the tier's url",
     "RequestTimeTooSkewed": "set the clock of this host: signatures hold for 15 minutes only",
@@ -107,13 +118,16 @@ def failure(exc: Exception, tier: str, path: str) -> Failure:
             status = int(found[1]) if found else 404
             code = named[1] if named else ""
             return _answered(tier, path, code, status, code or f"answer {status}")
-        return Failure(_unavailable(tier, path, _first_line(text)), again=True)
+        hint = _CERTIFICATE_HINT if "certificate" in text.lower() else _CONNECTION_HINT
+        return Failure(_unavailable(tier, path, _first_line(text), hint), again=True)
     if isinstance(exc, _NO_KEYS):
         error = _unavailable(tier, path, f"no keys for the store: {exc}", _KEYS_HINT)
         return Failure(error)
     broken = HTTPClientError | IncompleteReadError | ResponseParserError
     again = isinstance(exc, broken) and not isinstance(exc, SSLError)
-    return Failure(_unavailable(tier, path, _first_line(str(exc))), again=again)
+    hint = _CONNECTION_HINT if isinstance(exc, broken | StoreConnectionError) else ""
+    hint = _CERTIFICATE_HINT if isinstance(exc, SSLError) else hint
+    return Failure(_unavailable(tier, path, _first_line(str(exc)), hint), again=again)
 
 
 def _answered(

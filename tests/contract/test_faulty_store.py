@@ -309,7 +309,7 @@ def test_parts_go_out_while_the_object_is_written(world: World) -> None:
 
 
 def test_uploads_of_dead_writers_are_swept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    killed = world.direct.create("studies/1/2/killed.pack")
+    killed = world.direct.create("studies/1/2/0badc0de.pack")
     killed.__enter__()
     killed.write(LARGE)
     assert len(world.uploads()) == 1
@@ -321,6 +321,33 @@ def test_uploads_of_dead_writers_are_swept(world: World, monkeypatch: pytest.Mon
     monkeypatch.setattr(s3_module, "SWEEP_EVERY_S", 0.0)
     world.tier.prune("attempts/")
     assert (world.uploads(), world.objects()) == ([], [])
+
+
+def test_uploads_of_other_programs_stay(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket, client = s3.bucket(), s3.client()
+    monkeypatch.setattr(s3_module, "STALE_UPLOAD_S", -60.0)
+    keys = ("backup.tar", "studies/report.zip", "studies/1/2/3/4.bin", "studies/1.2/1.3/aa.pack")
+    for key in keys:
+        client.create_multipart_upload(Bucket=bucket, Key=key)
+    settings = {"name": "t", "role": "web", "url": f"s3://{bucket}"}
+    access = {"s3": {"endpoint_url": s3.endpoint}}
+    tier = open_tier(TierSettings.model_validate(settings | access))
+    assert isinstance(tier, S3Tier)
+    assert tier.sweep_uploads() == 1
+    left = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert {one["Key"] for one in left} == {*keys[:3]}
+
+
+@pytest.mark.parametrize(
+    "path", ["tab\tx", "bell\x07x", "delete\x7fx", "caf\u00e9 \u0436 %20+?#&=;"]
+)
+def test_any_character_may_stand_in_a_key(world: World, path: str) -> None:
+    """obstore refuses control characters, which others' keys may have."""
+    world.direct.put_durable(path, SMALL)
+    assert world.objects() == [path]
+    assert world.direct.read(path) == SMALL
+    assert world.direct.read_ranges(path, [(0, 5), (6, 6)], gap_bytes=0) == [b"small", b"object"]
+    world.direct.delete(path)
 
 
 def test_a_forked_process_reads_and_writes(world: World) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError, NoCredentialsError, ReadTimeoutError
+from botocore.exceptions import ClientError, NoCredentialsError, ReadTimeoutError, SSLError
 from obstore.exceptions import GenericError
 
 from raypacs.config import Settings, TierSettings, parse
@@ -88,6 +88,50 @@ def test_keys_come_from_a_file_and_are_told_nowhere(tmp_path: Path) -> None:
     told = f"{error.value} {error.value.hint} {error.value.fields} {settings!r}"
     assert "hidden" not in told
     assert "AKIA1" not in told
+
+
+def test_the_file_of_a_tier_goes_before_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "environment")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "environment")
+    path = tmp_path / "keys"
+    access = S3Access(endpoint_url="http://127.0.0.1:9", credentials_file=str(path))
+    with pytest.raises(ConfigError, match="keys"):
+        S3Client("t", "bucket", access)
+    path.write_text("[other]\naws_access_key_id = file\naws_secret_access_key = hidden\n")
+    with pytest.raises(ConfigError, match="has no keys of the profile 'default'"):
+        S3Client("t", "bucket", access)
+    client = S3Client("t", "bucket", access.model_copy(update={"profile": "other"}))
+    assert client._clients()[0]._request_signer._credentials.access_key == "file"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("http://127.0.0.1:9", "endpoint_url"), ("http://no-such-host.invalid", "endpoint_url")],
+)
+def test_a_store_that_does_not_answer_says_where_to_look(
+    url: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    access = {"endpoint_url": url, "timeout_s": 0.5}
+    with pytest.raises(TierUnavailable) as error:
+        S3Tier(TierSettings.model_validate(tier_settings(s3=access)))
+    assert said in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("exc", "said"),
+    [
+        (SSLError(endpoint_url="https://x", error="self-signed"), "ca_file"),
+        (GenericError("error sending request: invalid peer certificate"), "ca_file"),
+        (GenericError("error sending request: tcp connect error"), "endpoint_url"),
+        (ReadTimeoutError(endpoint_url="https://x"), "endpoint_url"),
+    ],
+)
+def test_broken_connections_have_hints(exc: Exception, said: str) -> None:
+    assert said in failure(exc, "t1", "a/b").error.hint
 
 
 def answer(status: int, code: str, **headers: str) -> ClientError:
