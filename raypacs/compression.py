@@ -25,7 +25,8 @@ RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR SR SRF ST STAIN TEXTUREMAP TG US
 XC
 """
 MODALITIES = frozenset(_MODALITIES.split())
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+# PS3.5 section 9.1: a component of several digits does not begin with 0.
+_UID = re.compile(r"(?!.{65})(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
 _UID_PATTERN = re.compile(r"[0-9.*?]+")
 _MODALITY_PATTERN = re.compile(r"[A-Z0-9_ *?]{1,16}")
 _RENAMED = {"sop_class_uids": "sop_classes", "transfer_syntax_uids": "transfer_syntaxes"}
@@ -102,6 +103,9 @@ class CompressionRule(BaseModel):
         """Take the names that earlier versions wrote into the index."""
         if not isinstance(values, Mapping):
             return values
+        for old, new in _RENAMED.items():
+            if old in values and new in values:
+                raise ValueError(f"{old} is the older name of {new}: give one of them")
         return {_RENAMED.get(name, name): value for name, value in values.items()}
 
     @field_validator("sop_classes", "transfer_syntaxes")

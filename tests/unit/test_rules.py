@@ -184,6 +184,12 @@ def test_lossy_by_rule_is_prepared_without_loss() -> None:
         ({"transfer_syntaxes": ["JPEG2001"]}, "did you mean 'JPEG2000'?"),
         ({"transfer_syntaxes": ["HTJ2K Losless"]}, "did you mean 'HTJ2KLossless'?"),
         ({"transfer_syntaxes": ["1.2.840.10008.5.1.4.1.1.2"]}, "and no Transfer Syntax"),
+        (
+            {"sop_classes": ["1.2.840.10008.5.1.4.1.1.02"]},
+            "no SOP Class '1.2.840.10008.5.1.4.1.1.02'",
+        ),
+        ({"sop_classes": ["1." + "2" * 63]}, "no SOP Class"),
+        ({"sop_classes": ["1.2"], "sop_class_uids": ["1.3"]}, "is the older name of sop_classes"),
         ({"modalities": ["ct"]}, "modalities: no Modality 'ct'; did you mean 'CT'?"),
         ({"modalities": ["MAMMO"]}, "no Modality 'MAMMO'"),
         ({"sources": [" "]}, "sources: a source has at least one character"),
