@@ -49,6 +49,9 @@ _DROPPED = (
     "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
 )
+# Values that tell what is no image (PS3.3 section C.7.5.1.1.2): a sample that is off by one is
+# taken for image, or image for padding.
+_PADDING = ("PixelPaddingValue", "PixelPaddingRangeLimit")
 # UIDs of a set of objects to which the new one does not belong: to one of its own instead.
 _SETS = ("ConcatenationUID", "SOPInstanceUIDOfConcatenationSource", "PyramidUID")
 
@@ -77,7 +80,7 @@ def derived_header(
     Text of the source that stays is not decoded: it stays in its bytes.
     """
     dataset = read_dataset(io.BytesIO(header), is_implicit_VR=False, is_little_endian=True)
-    for keyword in _DROPPED:
+    for keyword in _DROPPED + (_PADDING if measured.max_error else ()):
         if keyword in dataset:
             del dataset[keyword]
     source = (wanted.record.sop_class_uid, wanted.record.sop_instance_uid)

@@ -119,6 +119,20 @@ def test_the_new_object_says_what_it_is_and_from_what(store: Store) -> None:
     assert record.attributes["PatientName"] == "Synthetic^Patient"
 
 
+@pytest.mark.parametrize(
+    ("rule", "frame", "kept"), [(TEN, noise(1, 64, 64), False), (TEN, None, True)]
+)
+def test_padding_is_told_of_only_where_it_is_true(
+    store: Store, rule: CompressionRule, frame: np.ndarray | None, kept: bool
+) -> None:
+    data = ct(PixelPaddingValue=0, PixelPaddingRangeLimit=3)
+    if frame is None:
+        data.PixelData = bytes(len(data.PixelData))
+    found, _ = derived(store, data, rule)
+    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+        assert (keyword in found) is kept
+
+
 def test_the_measured_error_is_true(store: Store) -> None:
     data = ct()
     found, _ = derived(store, data, GOOD)
