@@ -114,6 +114,45 @@ def test_only_the_resolution_that_is_needed_is_read(
     assert taken[1] < taken[2] < 0.3 * whole
 
 
+@pytest.mark.parametrize("prepared", [False, True])
+def test_the_range_of_a_frame_is_that_of_all_its_pixels(world: World, prepared: bool) -> None:
+    frame = smooth(1)
+    # Of little weight in any mean, and not among the samples that a small level keeps.
+    frame[3, 3] = 60000
+    world.add(image_file(frame, 1))
+    if prepared:
+        world.prepare()
+    with served(world) as client:
+        url = f"{ROOT}/instances/1.2.3.1.1"
+        whole = picture(client.get(url + "/rendered", headers=PNG))
+        small = picture(client.get(url + "/rendered?viewport=80,75", headers=PNG))
+        region = picture(client.get(url + "/rendered?viewport=50,50,100,100,200,200", headers=PNG))
+        thumbnail = picture(client.get(url + "/thumbnail", headers=PNG))
+    assert whole.max() == 255
+    assert np.abs(small - shrunk(whole, *small.shape))[3:].max() <= 1
+    assert np.abs(region - shrunk(whole[100:300, 100:300], 50, 50)).max() <= 1
+    assert thumbnail[3:].max() <= whole[4:].max() + 1
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_padding_is_not_mixed_into_the_range(world: World, prepared: bool) -> None:
+    rows, columns = np.mgrid[-1:1:256j, -1:1:256j]
+    inside = np.hypot(rows, columns) < 0.8
+    values = np.where(inside, 100 * np.cos(9 * columns), -2000).astype(np.int16)
+    dataset = pydicom.dcmread(io.BytesIO(image_file(values, 1)))
+    dataset.add_new(0x00280120, "SS", -2000)
+    world.add(saved(dataset))
+    if prepared:
+        world.prepare()
+    with served(world) as client:
+        url = f"{ROOT}/instances/1.2.3.1.1/rendered"
+        whole = picture(client.get(url, headers=PNG))
+        small = picture(client.get(url + "?viewport=64,64", headers=PNG))
+    middle = slice(20, 44)
+    assert np.ptp(small[middle, middle]) > 240
+    assert np.abs(small - shrunk(whole, 64, 64))[middle, middle].max() <= 12
+
+
 def test_undershoot_is_clamped_not_wrapped(world: World) -> None:
     frame = np.zeros((256, 256), np.uint16)
     frame[:, 101:] = 4095

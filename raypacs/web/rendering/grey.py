@@ -23,6 +23,7 @@ from raypacs.web.rendering.luts import Lut, read_lut, within
 Array = NDArray[Any]
 _ANGIOGRAPHY = frozenset({"1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2"})
 _TABLE_BITS = 16
+_PADDED = ("", "Float", "DoubleFloat")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def show_grey(
     """Return frame ``number`` (from 1) as 8-bit grey.
 
     ``window`` of the request comes before the VOI LUT and the window of the header; without any,
-    the range of the frame is shown, padding left out. ``invert`` turns black and white.
+    the range of ``picture`` is shown, padding left out: give that of the whole frame
+    (:func:`range_window`) where it is but part of it. ``invert`` turns black and white.
     """
     values = picture.array
     little = is_little(header)
@@ -70,6 +72,25 @@ def show_grey(
         table = _shown(modality.apply(np.arange(low, high + 1)), voi, invert=flip)
         return table[np.subtract(values, low, dtype=np.intp)]
     return _shown(modality.apply(values), voi, invert=flip)
+
+
+def has_own_range(header: Dataset, number: int, photometric: str, bits_stored: int) -> bool:
+    """Whether a frame is shown by the range of its values: nothing in the header says which."""
+    if not photometric.startswith("MONOCHROME") or _mask_range(bits_stored, header) is not None:
+        return False
+    return _header_voi(header, number, (0.0, 0.0), little=is_little(header)) is None
+
+
+def has_padding(header: Dataset) -> bool:
+    """Whether some values are no part of the picture, so that no mean may be taken with them."""
+    return any(value(header, f"{kind}PixelPaddingValue") is not None for kind in _PADDED)
+
+
+def range_window(picture: Picture, header: Dataset, number: int) -> Window:
+    """Return the window that shows all values of frame ``number`` (from 1), at full size."""
+    little = is_little(header)
+    modality = _modality(header, number, *_limits(picture), little=little)
+    return _whole_range(picture, header, modality)
 
 
 def stored_values(picture: Picture, shift: int = 0) -> Picture:
@@ -145,7 +166,7 @@ def _header_voi(
 
 def _whole_range(picture: Picture, header: Dataset, modality: Modality) -> Window:
     """Return the window that shows all there is: of a mask all its values, else of the frame."""
-    low, high = _mask_range(picture, header) or _frame_range(picture.array, header)
+    low, high = _mask_range(picture.bits_stored, header) or _frame_range(picture.array, header)
     low, high = modality.outputs(low, high)
     if modality.lut is not None:
         shown = modality.lut.apply(_without_padding(picture.array, header))
@@ -153,7 +174,7 @@ def _whole_range(picture: Picture, header: Dataset, modality: Modality) -> Windo
     return Window((low + high) / 2, max(high - low, 1e-9), "linear-exact")
 
 
-def _mask_range(picture: Picture, header: Dataset) -> tuple[float, float] | None:
+def _mask_range(bits_stored: int, header: Dataset) -> tuple[float, float] | None:
     """Return the range of a mask, which is the same for all its frames: an empty one is black."""
     kind = value(header, "SegmentationType")
     if kind == "LABELMAP":
@@ -161,7 +182,7 @@ def _mask_range(picture: Picture, header: Dataset) -> tuple[float, float] | None
         return 0.0, max([1.0, *(number for number in numbers if number is not None)])
     if kind == "FRACTIONAL":
         return 0.0, number_of(header, "MaximumFractionalValue") or 255.0
-    return (0.0, 1.0) if kind or picture.bits_stored == 1 else None
+    return (0.0, 1.0) if kind or bits_stored == 1 else None
 
 
 def _frame_range(values: Array, header: Dataset) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from raypacs.web.pixels import Picture
-from raypacs.web.rendering.asked import Wanted
+from raypacs.web.rendering.asked import Wanted, Window
 from raypacs.web.rendering.colour import (
     has_supplemental,
     in_profile,
@@ -20,7 +20,7 @@ from raypacs.web.rendering.colour import (
     show_supplemental,
 )
 from raypacs.web.rendering.encoding import encode
-from raypacs.web.rendering.grey import show_grey
+from raypacs.web.rendering.grey import has_own_range, range_window, show_grey
 from raypacs.web.rendering.header import value
 from raypacs.web.rendering.overlays import draw_mask, overlay_planes
 from raypacs.web.rendering.scaling import Grid, Target, covered, nearest, smooth, target_of
@@ -33,7 +33,8 @@ class Level:
     """A frame at some resolution: ``picture`` has one sample every ``grid.step`` pixels.
 
     ``rows`` x ``columns`` is its full size. ``cells`` are the samples with the bits around them, if
-    they are known and the frame is at full size.
+    they are known and the frame is at full size. ``window`` stands in where neither request nor
+    header has one: that of the frame at full size.
     """
 
     picture: Picture
@@ -41,6 +42,7 @@ class Level:
     columns: int
     grid: Grid = field(default_factory=Grid)
     cells: Array | None = None
+    window: Window | None = None
 
     @classmethod
     def full(cls, picture: Picture) -> Level:
@@ -94,10 +96,15 @@ def _shown(level: Level, header: Dataset, number: int, wanted: Wanted, target: T
     rows, columns = picture.array.shape[:2]
     # The smaller of the two is coloured.
     enlarged = target.rows * target.columns > rows * columns
+    window = wanted.window or level.window
     if index and not enlarged:
+        if window is None and has_own_range(
+            header, number, picture.photometric, picture.bits_stored
+        ):
+            window = range_window(picture, header, number)
         picture = replace(picture, array=nearest(picture.array, level.grid, target))
     if picture.photometric.startswith("MONOCHROME"):
-        shown = show_grey(picture, header, number, wanted.window, invert=wanted.invert)
+        shown = show_grey(picture, header, number, window, invert=wanted.invert)
         if has_supplemental(picture, header):
             shown = show_supplemental(picture, header, shown)
     elif picture.photometric == "PALETTE COLOR":

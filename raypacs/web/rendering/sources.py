@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydicom import Dataset
 
@@ -15,8 +15,8 @@ from raypacs.storage.pack import PackInstance
 from raypacs.web.frames import Frames, native_extent
 from raypacs.web.pixels import Picture
 from raypacs.web.places import OpenPack, Place
-from raypacs.web.rendering.asked import Wanted
-from raypacs.web.rendering.grey import stored_values
+from raypacs.web.rendering.asked import Wanted, Window
+from raypacs.web.rendering.grey import has_own_range, has_padding, range_window, stored_values
 from raypacs.web.rendering.kept import Kept
 from raypacs.web.rendering.render import Level, is_index
 from raypacs.web.rendering.scaling import Grid, target_of
@@ -32,6 +32,7 @@ class Sources:
     frames: Frames
     read_header: Callable[[Place], Dataset]
     _headers: Kept[Dataset] = field(default_factory=lambda: Kept(4 * 1024 * 1024))
+    _windows: Kept[Window] = field(default_factory=lambda: Kept(1024 * 1024))
 
     def header(self, place: Place) -> Dataset:
         """Return the header of an instance. Raises NotFound, MalformedInstance."""
@@ -53,6 +54,9 @@ class Sources:
             found = self._smaller(place, number, header, wanted)
             if found is not None:
                 return found
+        return self._full(place, number)
+
+    def _full(self, place: Place, number: int) -> Level:
         found = self._cells(place, number)
         if found is not None:
             return found
@@ -61,7 +65,27 @@ class Sources:
         return Level.full(stored_values(picture) if place.is_coded else picture)
 
     def _smaller(self, place: Place, number: int, header: Dataset, wanted: Wanted) -> Level | None:
-        """Return the frame at less than its full size; None: there is none that would do."""
+        """Return the frame at less than its full size; None: there is none that would do.
+
+        Where its own range is shown, that is the range of all its pixels: the frame is decoded
+        once for it. Means with padding are neither padding nor values.
+        """
+        shape = place.prepared or place.stored.record
+        if wanted.window is not None or not has_own_range(
+            header, number, shape.photometric, shape.bits_stored
+        ):
+            return self._reduced(place, number, header, wanted)
+        level = None if has_padding(header) else self._reduced(place, number, header, wanted)
+        if level is None:
+            return None
+        key = f"{place.token} {place.stored.record.sop_instance_uid} {number}"
+
+        def full() -> tuple[Window, int]:
+            return range_window(self._full(place, number).picture, header, number), 256
+
+        return replace(level, window=self._windows.once(key, full))
+
+    def _reduced(self, place: Place, number: int, header: Dataset, wanted: Wanted) -> Level | None:
         prepared, pack = place.prepared, place.pack
         if prepared is None or pack is None:
             return self._received(place, number, header, wanted)
