@@ -97,9 +97,9 @@ class IndexReader(QueueReader, TierReader):
             return _packs(conn, where)
 
     def series_state(self, study_uid: str, series_uid: str) -> tuple[str, ...]:
-        """Return what changes with every registration, pack or deletion of a series; one query.
+        """Return what changes with every registration, pack, move or deletion of a series.
 
-        () for a series that is not known.
+        One query; () for a series that is not known.
         """
         counted = sa.literal(" ") + sa.cast(series.c.instance_count, sa.Text)
         query = sa.union_all(

@@ -9,6 +9,8 @@ from raypacs.index.engine import Txn, add
 from raypacs.index.schema import copies, instances, series, studies
 from raypacs.records import InstanceRecord
 
+# The least that SQLite's text of a time shows, times ten.
+_TOUCH_S = 0.001
 _PLACE = ("tier", "path", "size_bytes", "dataset_offset_bytes", "pixel_offset_bytes")
 
 
@@ -45,18 +47,18 @@ def relocate(txn: Txn, record: InstanceRecord, lost: tuple[str, str], *, quiet_s
 def _count_bytes(txn: Txn, record: InstanceRecord, lost: tuple[str, int]) -> None:
     """Take (tier, bytes) out of the sums and count the record's instead."""
     grown = record.size_bytes - lost[1]
-    for table, where in (
-        (studies, studies.c.study_uid == record.study_uid),
-        (
-            series,
-            sa.and_(
-                series.c.study_uid == record.study_uid, series.c.series_uid == record.series_uid
-            ),
-        ),
-    ):
-        txn.conn.execute(
-            sa.update(table).where(where).values(size_bytes=table.c.size_bytes + grown)
-        )
+    txn.conn.execute(
+        sa.update(studies)
+        .where(studies.c.study_uid == record.study_uid)
+        .values(size_bytes=studies.c.size_bytes + grown)
+    )
+    # A part of what ``Reader.series_state`` tells: gateways look again where its instances lie.
+    later = series.c.created_s + _TOUCH_S
+    txn.conn.execute(
+        sa.update(series)
+        .where(series.c.study_uid == record.study_uid, series.c.series_uid == record.series_uid)
+        .values(size_bytes=series.c.size_bytes + grown, created_s=later)
+    )
     generation = txn.conn.execute(
         sa.select(studies.c.generation).where(studies.c.study_uid == record.study_uid)
     ).scalar_one()

@@ -20,7 +20,7 @@ from raypacs.records import InstanceRecord
 from raypacs.storage.adopted import check_unchanged, is_unchanged
 from raypacs.web import pixels
 from raypacs.web.negotiate import Form
-from raypacs.web.object_file import Extent, ObjectFile, ObjectFiles
+from raypacs.web.object_file import Extent, ObjectFile, ObjectFiles, Seen, seen
 from raypacs.web.places import Place
 from raypacs.web.services import Services
 
@@ -75,7 +75,7 @@ class Frames:
     services: Services
     files: ObjectFiles
     most_bytes: int = 64 * 1024 * 1024
-    _fragments: OrderedDict[str, list[list[Extent]]] = field(default_factory=OrderedDict)
+    _fragments: OrderedDict[Seen, list[list[Extent]]] = field(default_factory=OrderedDict)
     _made: OrderedDict[tuple[str, str, int], bytes] = field(default_factory=OrderedDict)
     _made_bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -93,9 +93,9 @@ class Frames:
             extent = self._native_extent(place, number)
             extents = (extent,) if extent is not None else None
         else:
-            fragments = self._fragments.get(record.path)
+            fragments = self._fragments.get(seen(record))
             extents = tuple(fragments[number - 1]) if fragments is not None else None
-        opened = self.files.cached(record.tier, record.path) if extents is not None else None
+        opened = self.files.cached(record) if extents is not None else None
         return (opened, extents) if opened is not None and extents is not None else None
 
     def load(self, place: Place, form: Form, number: int) -> bytes:
@@ -185,18 +185,18 @@ class Frames:
         try:
             tier = self.services.tier(record.tier)
             check_unchanged(tier, record)
-            self.files.get(tier, record.path)
+            self.files.get(tier, record)
         except NotFound:
             return None
         except TierUnavailable:
             if place.pack is None:
                 raise
             return None  # it is away; the pack is not
-        if form != "native" and record.path not in self._fragments:
+        if form != "native" and seen(record) not in self._fragments:
             with self.original(place) as stream:
                 found = _fragments_of(stream, place)
             with self._lock:
-                self._fragments[record.path] = found
+                self._fragments[seen(record)] = found
                 while len(self._fragments) > _MOST_FRAGMENT_LISTS:
                     self._fragments.popitem(last=False)
         return self.locate(place, form, number)

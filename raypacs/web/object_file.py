@@ -9,11 +9,21 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from raypacs.errors import ObjectChanged, PackCorrupt
+from raypacs.records import InstanceRecord
 from raypacs.storage.folders import translated
 from raypacs.storage.tier import Extent, Tier
 
 # Linux: read only what is in the page cache, so that the event loop never waits for a disk.
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+
+Seen = tuple[str, str, int, float]
+"""Tier, path, size and time of a stored instance: archives have files of the same names, and others
+replace those of an adopted one, so a name alone does not tell whose bytes they are."""
+
+
+def seen(record: InstanceRecord) -> Seen:
+    """Return what tells the file of a record from every other."""
+    return record.tier, record.path, record.size_bytes, record.received_at_s
 
 
 class ObjectFile:
@@ -23,7 +33,15 @@ class ObjectFile:
     file, whatever the caches do meanwhile.
     """
 
-    def __init__(self, tier: Tier, path: str) -> None:
+    def __init__(self, tier: Tier, path: str, adopted: tuple[int, float] | None = None) -> None:
+        """Open it. ``adopted``: size and time that a file of an adopted archive must have.
+
+        Raises:
+            NotFound: it is not there. ObjectChanged: it is not the file that was adopted.
+            TierUnavailable: it cannot be opened just now.
+        """
+        self.stale = False
+        """Others changed, replaced or removed it: to be opened anew."""
         self._tier = tier
         self._path = path
         self._nowait = _NOWAIT
@@ -38,6 +56,8 @@ class ObjectFile:
             weakref.finalize(self, os.close, self.fd)
             if tier.settings.adopted:
                 self._state = self._now()
+                if adopted is not None and adopted != (self._state[0], os.fstat(self.fd).st_mtime):
+                    raise self._changed()
 
     def read_cached(self, extents: Sequence[Extent], out: memoryview) -> bool:
         """Fill ``out`` if that needs no disk; False: call :meth:`read_into` from a thread."""
@@ -76,14 +96,26 @@ class ObjectFile:
             self._read_one(offset, out[start : start + length])
             start += length
         if self._has_changed():
-            raise ObjectChanged(f"{self._path} on {self._tier.name} changed since it was opened")
+            raise self._changed()
+
+    def _changed(self) -> ObjectChanged:
+        return ObjectChanged(
+            f"{self._path} on {self._tier.name} changed since it was adopted",
+            tier=self._tier.name,
+            path=self._path,
+        )
 
     def _now(self) -> tuple[int, int]:
-        state = os.fstat(self.fd)
-        return state.st_size, state.st_mtime_ns
+        """Return size and time, (-1, 0) for a file that lost its name or its file server."""
+        try:
+            state = os.fstat(self.fd)
+        except OSError:
+            return -1, 0
+        return (state.st_size, state.st_mtime_ns) if state.st_nlink else (-1, 0)
 
     def _has_changed(self) -> bool:
-        return self._state != (0, 0) and self._state != self._now()
+        self.stale = self.stale or (self._state != (0, 0) and self._state != self._now())
+        return self.stale
 
     def _read_ranges(self, extents: Sequence[Extent], out: memoryview) -> None:
         """Fill ``out`` by as few requests as the extents take, all at once."""
@@ -122,24 +154,25 @@ class ObjectFiles:
 
     def __init__(self, most: int = 256) -> None:
         self._most = most
-        self._open: OrderedDict[tuple[str, str], ObjectFile] = OrderedDict()
+        self._open: OrderedDict[Seen, ObjectFile] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, tier: Tier, path: str) -> ObjectFile:
-        """Return the open object. Raises NotFound (of a file), TierUnavailable."""
-        key = (tier.name, path)
+    def get(self, tier: Tier, record: InstanceRecord) -> ObjectFile:
+        """Return the open object of a record. Raises NotFound (of a file), TierUnavailable."""
+        key = seen(record)
         with self._lock:
             found = self._open.get(key)
-            if found is not None:
+            if found is not None and not found.stale:
                 self._open.move_to_end(key)
                 return found
-        opened = ObjectFile(tier, path)
+        opened = ObjectFile(tier, record.path, (record.size_bytes, record.received_at_s))
         with self._lock:
             self._open[key] = opened
             while len(self._open) > self._most:
                 self._open.popitem(last=False)
         return opened
 
-    def cached(self, tier_name: str, path: str) -> ObjectFile | None:
-        """Return the object if it is open already."""
-        return self._open.get((tier_name, path))
+    def cached(self, record: InstanceRecord) -> ObjectFile | None:
+        """Return the object of a record if it is open already."""
+        found = self._open.get(seen(record))
+        return None if found is None or found.stale else found
