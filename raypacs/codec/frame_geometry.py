@@ -41,6 +41,17 @@ _VARIANTS = (
     *(("00189226", "00089007"), ("00189114", "00189082"), ("00189117", "00189087")),
     *(("00209111", "00209128"), ("00189329", "00089007")),
 )
+GEOMETRY_TAGS = frozenset(
+    {
+        *(_IMAGE_TYPE, _SOP_CLASS, _SOP_INSTANCE, _MODALITY, _FRAME_OF_REFERENCE),
+        *(_POSITION, _ORIENTATION, _SPACING, _SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS, _COLUMNS),
+        *(_BITS_ALLOCATED, _SIGNED, _PADDING, _PADDING_LIMIT),
+        *(_CENTER, _WIDTH, _INTERCEPT, _SLOPE, _RESCALE_TYPE, _MODALITY_LUT, _PET_UNITS),
+        *(_SHARED, _PER_FRAME, _DOSE_OFFSETS, _DOSE_SCALING, _DOSE_UNITS, _DETECTOR, _STEP),
+        *(tag for sequence, tag in _VARIANTS if not sequence),
+    }
+)
+"""All that :func:`frames_of` looks at, at the top of a data set."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import re
 import struct
 
 from raypacs import dicom
+from raypacs.codec.frame_geometry import GEOMETRY_TAGS
 from raypacs.dicom import Element, Header
 from raypacs.dicom_json import JsonHeaders
 from raypacs.errors import MalformedInstance
@@ -23,6 +24,7 @@ _LONG_VR = frozenset(
 _BINARY = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"UN"})
 _UNDEFINED = 0xFFFFFFFF
 _LONGEST_KEPT_BYTES = 4096
+_GEOMETRY = frozenset(int(tag, 16) for tag in GEOMETRY_TAGS)
 _MOST_KEPT = 20_000
 _CODES = frozenset({"CS", "DA", "DT", "TM", "UI"})
 _PLAIN_CODE = re.compile(rb"[A-Za-z0-9_.]+").fullmatch
@@ -36,16 +38,24 @@ _double = struct.Struct("<d").unpack
 
 
 class SeriesMetadata:
-    """Makes DICOM JSON; one object per series and thread."""
+    """Makes DICOM JSON; one object per series and thread.
+
+    ``geometry`` holds those element texts of the last data set that say where its frames lie: what
+    the 3-D overview needs, without a parse of the whole. What repeats from slice to slice is the
+    same object, so that pickle stores it once. Empty where the slow way was taken or one of them
+    is long (functional groups of many frames): the whole says it then.
+    """
 
     def __init__(self, inline_value_bytes: int) -> None:
         self._json = JsonHeaders(inline_value_bytes)
         self._inline = inline_value_bytes
-        self._kept: dict[bytes, str] = {}
+        self._kept: dict[bytes, tuple[str, bool]] = {}  # with: says where frames lie
         self._charset = b""
+        self.geometry: tuple[str, ...] = ()
 
     def of_header(self, header: Header, uri: str) -> str:
         """Return the DICOM JSON object of a scanned header. Raises MalformedInstance."""
+        self.geometry = ()
         return self._json.text(header, uri)
 
     def of_explicit(self, data: bytes, uri: str) -> str:
@@ -56,7 +66,10 @@ class SeriesMetadata:
         Raises:
             MalformedInstance: it cannot be parsed.
         """
+        self.geometry = ()
         parts: list[str] = []
+        geometry: list[str] = []
+        is_short = True
         kept = self._kept
         at, end = 0, len(data)
         charset: Element | None = None
@@ -84,23 +97,29 @@ class SeriesMetadata:
                 if raw != self._charset:
                     kept.clear()
                     self._charset = raw
-            text = kept.get(raw)
-            if text is None:
+            found = kept.get(raw)
+            if found is None:
                 element = Element(group << 16 | number, vr.decode("latin-1"), at, value, size)
                 text = self._text(data, element, charset, uri)
+                found = text, element.tag in _GEOMETRY
                 if size <= _LONGEST_KEPT_BYTES and "BulkDataURI" not in text:
-                    self._keep(raw, text)
+                    self._keep(raw, found)
+            text, is_geometry = found
             if text:
                 parts.append(text)
+                if is_geometry:
+                    geometry.append(text)
+                    is_short = is_short and size <= _LONGEST_KEPT_BYTES
             at = after
         if at != end:
             raise MalformedInstance("the last element is truncated")
+        self.geometry = tuple(geometry) if is_short else ()
         return "{" + ",".join(parts) + "}"
 
-    def _keep(self, raw: bytes, text: str) -> None:
+    def _keep(self, raw: bytes, found: tuple[str, bool]) -> None:
         if len(self._kept) >= _MOST_KEPT:
             self._kept.clear()
-        self._kept[raw] = text
+        self._kept[raw] = found
 
     def _text(self, data: bytes, element: Element, charset: Element | None, uri: str) -> str:
         """Return `"ggggeeee":{...}` of one element; '' for what JSON leaves out."""

@@ -54,7 +54,8 @@ class PieceResult:
 
     ``table`` holds 16 bytes a frame as in a pack's frame table. ``metadata`` and ``header`` are
     (offset, length) in the inflated blocks of the part; only first pieces have them, and only
-    prepared ones a header.
+    prepared ones a header. ``geometry`` holds the texts of the elements in ``metadata`` that say
+    where the frames lie; empty where only the whole says it.
     """
 
     record: InstanceRecord
@@ -76,6 +77,7 @@ class PieceResult:
     metadata: tuple[int, int] | None = None
     header: tuple[int, int] | None = None
     trailer_length: int = 0
+    geometry: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

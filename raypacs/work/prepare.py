@@ -220,6 +220,7 @@ class _ChunkWork:
             metadata=self._add_text(text),
             header=(offset, len(header) + len(trailer)),
             trailer_length=len(trailer),
+            geometry=self.metadata.geometry,
         )
 
     def _copied(self, piece: Piece, source: Source, reason: str) -> PieceResult:

@@ -13,6 +13,7 @@ from pydicom.data import get_testdata_files
 from stored_series import image, noise, part10
 
 from raypacs import dicom
+from raypacs.codec.frame_geometry import GEOMETRY_TAGS
 from raypacs.dicom_json import JsonHeaders
 from raypacs.errors import MalformedInstance
 from raypacs.work.metadata import SeriesMetadata
@@ -122,3 +123,39 @@ def test_a_truncated_header_is_malformed() -> None:
     for end in (3, len(plain) - 1):
         with pytest.raises(MalformedInstance):
             SeriesMetadata(1024).of_explicit(plain[:end], "/u")
+
+
+def elements(*, window: float) -> bytes:
+    dataset = image(noise(1, 4, 4), WindowCenter=window, WindowWidth=400)
+    plain, _ = header_of(part10(dataset)) or (b"", None)
+    return plain
+
+
+def test_element_texts_of_geometry_are_kept_beside_and_shared() -> None:
+    made, found = SeriesMetadata(1024), []
+    for window in (40, 40, 50):
+        whole = json.loads(made.of_explicit(elements(window=window), "/u"))
+        one = json.loads("{" + ",".join(made.geometry) + "}")
+        assert one == {tag: whole[tag] for tag in whole if tag in GEOMETRY_TAGS}
+        assert {"00280010", "00280011", "00281050", "00080018"} <= one.keys()
+        found.append({text[1:9]: text for text in made.geometry})
+    first, second, third = found
+    assert [tag for tag in first if first[tag] is not second[tag]] == ["00080018"]
+    assert [tag for tag in first if first[tag] is not third[tag]] == ["00080018", "00281050"]
+
+
+def test_there_are_no_texts_of_geometry_where_the_whole_is_to_be_parsed() -> None:
+    made = SeriesMetadata(100_000)
+    plain = elements(window=40)
+    long = struct.pack("<HH2sH", 0x3004, 0x000C, b"DS", 6000) + b"1\\" * 2999 + b"1 "
+    undefined = struct.pack("<HH2sHI", 0x3004, 0x0010, b"SQ", 0, 0xFFFFFFFF)
+    undefined += struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    for after in (long, undefined):
+        made.of_explicit(plain, "/u")
+        assert made.geometry
+        made.of_explicit(plain + after, "/u")
+        assert made.geometry == ()
+    made.of_explicit(plain, "/u")
+    with pytest.raises(MalformedInstance):
+        made.of_explicit(plain[:-1], "/u")
+    assert made.geometry == ()
