@@ -139,6 +139,8 @@ def _obstacle(record: InstanceRecord) -> str:
         return f"{record.samples} samples per pixel with {record.photometric}"
     if record.bits_allocated not in (1, 8, 16, 32):
         return f"{record.bits_allocated} bits allocated"
+    if record.bits_allocated == 32 and record.transfer_syntax_uid == dicom.EXPLICIT_VR_BE:
+        return "big endian samples of 32 bits: readers differ in the order of their words"
     if record.photometric == "YBR_FULL_422" and dicom.is_encapsulated(record.transfer_syntax_uid):
         return "compressed sub-sampled colour (YBR_FULL_422)"
     return _too_few_bytes(record)

@@ -68,6 +68,16 @@ _RLE = {"transfer_syntax_uid": "1.2.840.10008.1.2.5", "pixel_length_bytes": -1}
         ({"bits_stored": 0, "bits_allocated": 64, "frames": 99}, "copied", "fewer pixel bytes"),
         ({"bits_allocated": 24, "bits_stored": 24}, "copied", "24 bits allocated"),
         ({"bits_allocated": 64, "bits_stored": 64}, "copied", "64 bits allocated"),
+        (
+            {
+                "bits_allocated": 32,
+                "bits_stored": 32,
+                "transfer_syntax_uid": "1.2.840.10008.1.2.2",
+                "pixel_length_bytes": 1 << 30,
+            },
+            "copied",
+            "big endian samples of 32 bits: readers differ in the order of their words",
+        ),
         ({"photometric": "PALETTE COLOR"}, "htj2k", ""),
         ({"photometric": "YBR_FULL_422", "samples": 3}, "htj2k", ""),
         ({"photometric": "YBR_FULL_422", "samples": 3, "frames": 4}, "copied", "fewer pixel"),
