@@ -39,6 +39,18 @@ _LONGEST_CACHED_BYTES = 64 * 1024
 _MOST_CACHED = 20_000
 
 
+def with_colour(text: str, photometric: str) -> str:
+    """Return the DICOM JSON object of an image whose frames come as ``photometric``, by pixel.
+
+    Planar Configuration is 0 then (PS3.3 section C.7.6.3.1.3).
+    """
+    found = json.loads(text)
+    found["00280004"] = {"vr": "CS", "Value": [photometric]}
+    if "00280006" in found:
+        found["00280006"] = {"vr": "US", "Value": [0]}
+    return json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+
+
 class JsonHeaders:
     """Turns headers into DICOM JSON text; one object per series, not shared between threads.
 

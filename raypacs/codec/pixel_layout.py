@@ -130,6 +130,21 @@ class PixelLayout:
         )
 
 
+def served_colour(record: InstanceRecord) -> str | None:
+    """Return the Photometric Interpretation of frames that are served otherwise than they lie.
+
+    So are those of uncompressed colour that is sub-sampled (YBR_FULL_422), or by plane in another
+    byte order or deflated: they are never had as they lie, but by pixel. None: as the header says.
+    """
+    if record.samples != 3 or dicom.is_encapsulated(record.transfer_syntax_uid):
+        return None
+    as_it_lies = record.transfer_syntax_uid in (dicom.IMPLICIT_VR_LE, dicom.EXPLICIT_VR_LE)
+    planes = record.planar_configuration == 1
+    if record.photometric == "YBR_FULL_422":
+        return None if planes or record.columns % 2 else "YBR_FULL"
+    return record.photometric if planes and not as_it_lies else None
+
+
 def native_frame(data: Buffer, layout: PixelLayout, *, vr: str = "OW") -> Array:
     """Return one native frame from exactly its bytes, without a copy where it can.
 

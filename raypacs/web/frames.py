@@ -12,9 +12,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from raypacs import dicom
 from raypacs.codec import bits
 from raypacs.codec.fragments import frame_fragments
+from raypacs.codec.htj2k import check_range
 from raypacs.errors import NotFound, ObjectChanged, TierUnavailable, UnsupportedPixels
 from raypacs.records import InstanceRecord
 from raypacs.storage.adopted import check_unchanged, is_unchanged
@@ -44,12 +47,27 @@ def native_extent(record: InstanceRecord, number: int) -> Extent | None:
     return record.pixel_offset_bytes + (number - 1) * (count // 8), count // 8
 
 
+def _unused_bits_of_signed(record: InstanceRecord) -> bool:
+    """Whether samples are signed and leave bits of their cells unused: copies of the sign, or 0."""
+    return record.pixel_representation == 1 and 0 < record.bits_stored < record.bits_allocated
+
+
 def native_possible(place: Place) -> bool:
     """Whether uncompressed pixels can be had at all."""
     record = place.stored.record
     if place.frames == 0:
         return False
     return place.is_coded or native_extent(record, 1) is not None or pixels.decodable(record)
+
+
+def _in_copy(place: Place, extent: Extent) -> tuple[ObjectFile, tuple[Extent, ...]] | None:
+    """Return where an extent of a copied instance lies in the pack, which stays; None: not copied.
+
+    So a frame has the same bytes whether or not the original left the image cache.
+    """
+    if place.pack is None or place.prepared is None or place.is_coded:
+        return None
+    return place.pack.file, ((place.prepared.object_offset + extent[0], extent[1]),)
 
 
 def _fragments_of(stream: io.BufferedIOBase, place: Place) -> list[list[Extent]]:
@@ -91,6 +109,8 @@ class Frames:
         extents: tuple[Extent, ...] | None = None
         if form == "native":
             extent = self._native_extent(place, number)
+            if extent is not None and (copy := _in_copy(place, extent)) is not None:
+                return copy
             extents = (extent,) if extent is not None else None
         else:
             fragments = self._fragments.get(seen(record))
@@ -124,6 +144,8 @@ class Frames:
         found = self.locate(place, "native", number) or self._open(place, "native", number)
         if found is not None:
             return pixels.from_native(record, _read(*found))
+        if (extended := self._sign_extended(place, number)) is not None:
+            return pixels.from_native(record, extended)
         if place.is_coded and place.pack is not None and place.prepared is not None:
             data = place.pack.reader.read_frame(record.sop_instance_uid, number)
             return pixels.from_pack(record, data, place.prepared)
@@ -165,9 +187,47 @@ class Frames:
         # Metadata of prepared frames says colour by pixel, and samples in the lowest bits.
         planes = record.planar_configuration == 1 and record.samples > 1
         shifted = record.bits_stored > 0 and record.high_bit != record.bits_stored - 1
-        if place.is_coded and (planes or shifted):
+        if place.is_coded and (planes or shifted or _unused_bits_of_signed(record)):
             return None
         return native_extent(record, number)
+
+    def _sign_extended(self, place: Place, number: int) -> bytes | None:
+        """Return a prepared signed frame from the instance as received; blocks.
+
+        Decoded, its unused bits repeat the sign. Where they do as received as well, which is quick
+        to see, nothing has to be decoded. None: they do not, or it left the image cache.
+        """
+        record = place.stored.record
+        extent = native_extent(record, number)
+        ready = self._native_extent(place, number) is not None
+        if ready or extent is None or not _unused_bits_of_signed(record):
+            return None
+        if record.planar_configuration == 1 or record.high_bit != record.bits_stored - 1:
+            return None
+        file = self._open_original(place)
+        if file is None:
+            return None
+        data = _read(file, (extent,))
+        frame = np.frombuffer(data, f"<i{record.bits_allocated // 8}")
+        return None if check_range(frame, bits_stored=record.bits_stored, signed=True) else data
+
+    def _open_original(self, place: Place) -> ObjectFile | None:
+        """Open the instance as received; None: it left the image cache, or its tier is away.
+
+        Raises:
+            TierUnavailable: its tier is away, and no pack has it.
+        """
+        record = place.stored.record
+        try:
+            tier = self.services.tier(record.tier)
+            check_unchanged(tier, record)
+            return self.files.get(tier, record)
+        except NotFound:
+            return None
+        except TierUnavailable:
+            if place.pack is None:
+                raise
+            return None  # it is away; the pack is not
 
     def _open(
         self, place: Place, form: Form, number: int
@@ -182,16 +242,8 @@ class Frames:
             return None
         if form != "native" and not (encapsulated and record.pixel_offset_bytes >= 0):
             return None
-        try:
-            tier = self.services.tier(record.tier)
-            check_unchanged(tier, record)
-            self.files.get(tier, record)
-        except NotFound:
+        if self._open_original(place) is None:
             return None
-        except TierUnavailable:
-            if place.pack is None:
-                raise
-            return None  # it is away; the pack is not
         if form != "native" and seen(record) not in self._fragments:
             with self.original(place) as stream:
                 found = _fragments_of(stream, place)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from raypacs import dicom, dicom_json
 from raypacs.codec.fragments import frame_fragments
+from raypacs.codec.pixel_layout import served_colour
 from raypacs.config import Settings
 from raypacs.errors import MalformedInstance, NotFound
 from raypacs.records import InstanceRecord
@@ -74,11 +75,19 @@ class Metadata:
             found = place.pack.reader.metadata(record.sop_instance_uid)
             return json.dumps(found, ensure_ascii=False, separators=(",", ":"))
         root = bulk_root(record.study_uid, record.series_uid, record.sop_instance_uid)
-        return maker.text(self.header(place), root)
+        text = maker.text(self.header(place), root)
+        colour = served_colour(record)
+        return text if colour is None else dicom_json.with_colour(text, colour)
 
     def header(self, place: Place) -> dicom.Header:
-        """Return the scanned header of an instance as received. Raises NotFound."""
+        """Return the scanned header that the metadata of an instance are made of. Raises NotFound.
+
+        Of a prepared one that is the header of the pack, which does not leave with the image cache.
+        """
         record = place.stored.record
+        if place.is_coded and place.pack is not None:
+            packed = place.pack.reader.header_bytes(record.sop_instance_uid, prepared=False)
+            return dicom.scan(packed, dicom.EXPLICIT_VR_LE)
         with self.frames.original(place) as stream:
             inflated = record.transfer_syntax_uid in dicom.DEFLATED
             data: bytes = stream.read(-1 if inflated else _header_bytes(record))

@@ -19,7 +19,9 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from raypacs import dicom, layout
+from raypacs.codec.pixel_layout import served_colour
 from raypacs.config import Settings
+from raypacs.dicom_json import with_colour
 from raypacs.errors import (
     ConfigError,
     MalformedInstance,
@@ -240,12 +242,14 @@ class _ChunkWork:
 
     def _source_text(self, source: Source) -> str:
         try:
-            return self.metadata.of_header(source.header(), _uri(source.record))
+            text = self.metadata.of_header(source.header(), _uri(source.record))
         except (MalformedInstance, *_UNFORESEEN) as exc:
             if isinstance(exc, RaypacsError) and not isinstance(exc, MalformedInstance):
                 raise
             # Received whole, so it stays in the series, with what identifies it.
             return _identity(source.record)
+        colour = served_colour(source.record)
+        return text if colour is None else with_colour(text, colour)
 
     def _add_text(self, text: str) -> tuple[int, int]:
         """Append the DICOM JSON of an instance; return its place in the metadata block."""
