@@ -1,7 +1,7 @@
 """One compression rule: which instances it is for, and what is done with them (FEATURES A6).
 
 SOP classes and transfer syntaxes are named by UID, by name or by keyword (PS3.6 annex A), all with
-the wildcards ``*`` and ``?``. What can never match anything is refused when it is read, as a
+the wildcards ``*`` and ``?``. What can never match anything is refused when it is applied, as a
 rule that is silently never used is worse than none. Rules are applied in ``policy.rules``.
 """
 
@@ -13,7 +13,14 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydicom.uid import UID_dictionary
 
 # Defined Terms of Modality (0008,0060), PS3.3 section C.7.3.1.1.1, retired ones included.
@@ -29,6 +36,9 @@ MODALITIES = frozenset(_MODALITIES.split())
 _UID = re.compile(r"(?!.{65})(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
 _UID_PATTERN = re.compile(r"[0-9.*?]+")
 _MODALITY_PATTERN = re.compile(r"[A-Z0-9_ *?]{1,16}")
+# Given to validators: what an earlier version, which checked less, took is read as it stands.
+AS_STORED = {"stored": True}
+_LONGEST_NAME = 64
 _RENAMED = {"sop_class_uids": "sop_classes", "transfer_syntax_uids": "transfer_syntaxes"}
 _SOP_CLASS, _TRANSFER_SYNTAX = "SOP Class", "Transfer Syntax"
 _BOUNDED = ("size_bytes", "frame_bytes", "frames", "rows", "columns")
@@ -39,7 +49,7 @@ class CompressionRule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(min_length=1, max_length=64, description="Name shown as the reason.")
+    name: str = Field(description="Name shown as the reason, 1 to 64 characters.")
     action: Literal["htj2k", "copy", "lossy"] = Field(
         description="`htj2k`: prepare without loss, as without any rule; `copy`: keep as received; "
         "`lossy`: prepare without loss, and make a new, lossy DERIVED object as well, by `ratio` "
@@ -108,9 +118,18 @@ class CompressionRule(BaseModel):
                 raise ValueError(f"{old} is the older name of {new}: give one of them")
         return {_RENAMED.get(name, name): value for name, value in values.items()}
 
+    @field_validator("name")
+    @classmethod
+    def _some_name(cls, value: str, info: ValidationInfo) -> str:
+        if not 1 <= len(value) <= _LONGEST_NAME and not is_stored(info):
+            raise ValueError(f"a name has 1 to {_LONGEST_NAME} characters")
+        return value
+
     @field_validator("sop_classes", "transfer_syntaxes")
     @classmethod
-    def _known_uids(cls, values: tuple[str, ...], info: Any) -> tuple[str, ...]:
+    def _known_uids(cls, values: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if is_stored(info):
+            return values
         kind = _SOP_CLASS if info.field_name == "sop_classes" else _TRANSFER_SYNTAX
         for value in values:
             _check_uid(value, kind)
@@ -118,7 +137,9 @@ class CompressionRule(BaseModel):
 
     @field_validator("modalities")
     @classmethod
-    def _known_modalities(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+    def _known_modalities(cls, values: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if is_stored(info):
+            return values
         for value in values:
             if not (_has_wildcard(value) and _MODALITY_PATTERN.fullmatch(value)):
                 _check_known(value, MODALITIES, "Modality", hint="another one needs a wildcard")
@@ -126,8 +147,8 @@ class CompressionRule(BaseModel):
 
     @field_validator("sources")
     @classmethod
-    def _some_source(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        if not all(value.strip() for value in values):
+    def _some_source(cls, values: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not is_stored(info) and not all(value.strip() for value in values):
             raise ValueError("a source has at least one character")
         return values
 
@@ -145,6 +166,11 @@ class CompressionRule(BaseModel):
         if self.ratio and self.ratio <= 1:
             raise ValueError(f"rule {self.name!r}: ratio must be more than 1")
         return self
+
+
+def is_stored(info: ValidationInfo) -> bool:
+    """Whether values are read that were applied before, maybe by an earlier version."""
+    return bool(info.context and info.context.get("stored"))
 
 
 def matches(pattern: str, value: str) -> bool:

@@ -19,14 +19,16 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
 )
 
 from raypacs.compression import CompressionRule as CompressionRule
+from raypacs.compression import is_stored
 from raypacs.errors import ConfigError
-from raypacs.object_store import S3Access
+from raypacs.object_store import S3Access, check_no_secrets, without_secrets
 from raypacs.parsing import parse as parse
 
 
@@ -232,7 +234,7 @@ class TierSettings(_Strict):
     )
     url: str = Field(
         description="`file:///folder`, `s3://bucket/prefix`, or another fsspec URL; the same on "
-        "every node. See [tiers.md](tiers.md)."
+        "every node. No passwords, no query. See [tiers.md](tiers.md)."
     )
     capacity_bytes: int = Field(
         default=0,
@@ -260,6 +262,18 @@ class TierSettings(_Strict):
         description="`[tiers.s3]`, for a tier with an `s3://bucket/prefix` URL: how the store is "
         "reached. Keys come from the node's environment or files, never from settings.",
     )
+
+    @field_validator("url")
+    @classmethod
+    def _no_secrets(cls, value: str, info: ValidationInfo) -> str:
+        if not is_stored(info):
+            check_no_secrets(value)
+        return value
+
+    @property
+    def shown_url(self) -> str:
+        """The URL for messages: earlier versions took passwords in it."""
+        return without_secrets(self.url)
 
     @model_validator(mode="after")
     def _adopted(self) -> TierSettings:

@@ -6,9 +6,28 @@ environment, or in the files that AWS's own tools read.
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+# A colon that is not that of a port, before an @.
+_PASSWORD = re.compile(r"://[^/:@]*:(?!\d+/)[^@]*@")
+_USER = re.compile(r"://(?:[^/]*:.*|[^/]*)@")
+
+
+def check_no_secrets(url: str) -> None:
+    """Refuse a tier's URL that may hold a password or a token. Raises ValueError, without it."""
+    if _PASSWORD.search(url):
+        raise ValueError("a URL has no password: keys and passwords do not belong into settings")
+    if "?" in url:
+        raise ValueError("a URL has no query (a ? in a name is written %3F)")
+
+
+def without_secrets(url: str) -> str:
+    """Return a URL as it may stand in messages and logs."""
+    head, mark, _ = _USER.sub("://***@", url).partition("?")
+    return f"{head}?***" if mark else head
 
 
 class S3Access(BaseModel):

@@ -14,14 +14,21 @@ from raypacs.errors import ConfigError
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def parse(model: type[Model], values: dict[str, Any], where: str) -> Model:
+def parse(
+    model: type[Model],
+    values: dict[str, Any],
+    where: str,
+    context: dict[str, Any] | None = None,
+) -> Model:
     """Build ``model`` from ``values``; errors name ``where``, the key and the nearest known key.
+
+    ``context`` is given to the model's validators.
 
     Raises:
         ConfigError: as said.
     """
     try:
-        return model.model_validate(values)
+        return model.model_validate(values, context=context)
     except ValidationError as exc:
         raise ConfigError(
             "; ".join(_explain(model, error, where) for error in exc.errors()), where=where

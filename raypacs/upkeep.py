@@ -210,13 +210,14 @@ def _not_ours(settings: TierSettings, found: str, site: Site) -> str:
     url = settings.url
     if found and not site.site_id:
         raise ConfigError(
-            f"tier {settings.name}: {url} belongs to site {found}, and this index is a new one",
+            f"tier {settings.name}: {settings.shown_url} belongs to site {found}, and this index "
+            "is a new one",
             hint="if that site's index is lost, make it again with `raypacs index rebuild`",
         )
     if found and found != site.site_id:
-        return f"{url} belongs to site {found}, this one is {site.site_id}"
+        return f"{settings.shown_url} belongs to site {found}, this one is {site.site_id}"
     if not found and url in site.adopted and not settings.read_only:
-        return f"{url} has lost this site's marker: it is not mounted"
+        return f"{settings.shown_url} has lost this site's marker: it is not mounted"
     return ""
 
 

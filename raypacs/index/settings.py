@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import sqlalchemy as sa
 
+from raypacs.compression import AS_STORED
 from raypacs.config import Settings, TierSettings, parse
 from raypacs.errors import AlreadyExists, ConfigError
 from raypacs.index import audit, ledger
 from raypacs.index.engine import Txn
 from raypacs.index.schema import settings, work_items
 from raypacs.policy.queue import State
+
+log = logging.getLogger(__name__)
+
+# Settings are read every second; what is wrong with them is told once.
+_told: set[tuple[int, str]] = set()
 
 
 def read(conn: sa.Connection) -> tuple[int, Settings]:
@@ -19,7 +28,24 @@ def read(conn: sa.Connection) -> tuple[int, Settings]:
     ).one_or_none()
     if row is None:
         return 0, Settings()
-    return row.version, parse(Settings, row.body, "settings in the index")
+    return row.version, _parsed(row.version, row.body)
+
+
+def _parsed(version: int, body: dict[str, Any]) -> Settings:
+    """Build what was applied before; what only earlier versions took is no reason to stand still.
+
+    Raises:
+        ConfigError: this version cannot make sense of it.
+    """
+    where = "settings in the index"
+    try:
+        return parse(Settings, body, where)
+    except ConfigError as exc:
+        found = parse(Settings, body, where, AS_STORED)
+        if (version, str(exc)) not in _told:
+            _told.add((version, str(exc)))
+            log.warning("settings would not be taken today: %s", exc, extra={"version": version})
+        return found
 
 
 def apply(txn: Txn, new: Settings, who: str, expected_version: int | None = None) -> int:

@@ -56,7 +56,7 @@ def tiers(conn: sa.Connection, now: float) -> list[dict[str, Any]]:
             {
                 "name": tier.name,
                 "role": tier.role,
-                "url": tier.url,
+                "url": tier.shown_url,
                 "order": tier.order,
                 "read_only": tier.read_only,
                 "reachable": account.reachable,

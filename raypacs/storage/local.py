@@ -62,7 +62,9 @@ class LocalTier:
     def __init__(self, settings: TierSettings, *, sync: Callable[[int], None] = os.fsync) -> None:
         url = split_url(settings)
         if url.scheme not in ("", "file") or not url.path.startswith("/"):
-            raise ConfigError(f"tier {settings.name}: {settings.url!r} is not an absolute folder")
+            raise ConfigError(
+                f"tier {settings.name}: {settings.shown_url!r} is not an absolute folder"
+            )
         self.settings = settings
         self.name = settings.name
         self.role = settings.role
@@ -272,7 +274,7 @@ class LocalTier:
 
 def _not_opened(settings: TierSettings, exc: OSError | ValueError) -> RaypacsError:
     """Tell a folder that can never be from one that is away."""
-    why = f"tier {settings.name}: {settings.url!r}: {getattr(exc, 'strerror', None) or exc}"
+    why = f"tier {settings.name}: {settings.shown_url!r}: {getattr(exc, 'strerror', None) or exc}"
     if isinstance(exc, ValueError) or exc.errno in _NO_FOLDER:
         return ConfigError(why, hint="give the URL of a folder", tier=settings.name)
     return TierUnavailable(why, tier=settings.name)

@@ -73,7 +73,7 @@ def split_url(settings: TierSettings) -> SplitResult:
     try:
         return urlsplit(settings.url)
     except ValueError as exc:
-        raise ConfigError(f"tier {settings.name}: {settings.url!r}: {exc}") from exc
+        raise ConfigError(f"tier {settings.name}: {settings.shown_url!r}: {exc}") from exc
 
 
 def split_prefix(prefix: str) -> tuple[str, str]:

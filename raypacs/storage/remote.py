@@ -43,16 +43,16 @@ class FsspecTier:
         try:
             self._fs, root = url_to_fs(settings.url)
         except OSError as exc:
-            why = f"tier {settings.name}: {settings.url!r}: {exc}"
+            why = f"tier {settings.name}: {settings.shown_url!r}: {exc}"
             raise TierUnavailable(why, tier=settings.name) from exc
         except _NO_STORE as exc:
-            raise ConfigError(f"tier {settings.name}: {settings.url!r}: {exc}") from exc
+            raise ConfigError(f"tier {settings.name}: {settings.shown_url!r}: {exc}") from exc
         protocol = self._fs.protocol
         names = {protocol} if isinstance(protocol, str) else set(protocol)
         if settings.role != "web" and not settings.read_only and not names & _DURABLE:
             raise ConfigError(
-                f"tier {settings.name}: {settings.url!r} cannot store durably, so it cannot have "
-                f"the role {settings.role!r}",
+                f"tier {settings.name}: {settings.shown_url!r} cannot store durably, so it cannot "
+                f"have the role {settings.role!r}",
                 hint="use a mounted folder (file://) or an object store, or the role 'web'",
             )
         self.root = root.rstrip("/")

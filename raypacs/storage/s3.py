@@ -50,7 +50,7 @@ class S3Tier:
         url = split_url(settings)
         if url.scheme not in SCHEMES or not url.hostname or "@" in url.netloc or url.query:
             raise ConfigError(
-                f"tier {settings.name}: {settings.url!r} is not s3://bucket/prefix",
+                f"tier {settings.name}: {settings.shown_url!r} is not s3://bucket/prefix",
                 hint="the store's address goes into [tiers.s3], keys into the node's environment",
             )
         self.settings = settings
@@ -247,7 +247,7 @@ def _checked_root(root: str, settings: TierSettings) -> None:
     try:
         checked_path(root)
     except NotFound as exc:
-        raise ConfigError(f"tier {settings.name}: {settings.url!r}: {exc}") from exc
+        raise ConfigError(f"tier {settings.name}: {settings.shown_url!r}: {exc}") from exc
 
 
 def _pieces(start: int, end: int) -> list[Extent]:

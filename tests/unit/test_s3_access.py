@@ -58,9 +58,7 @@ def test_a_tier_without_a_store_says_nothing_of_one() -> None:
     assert pickle.loads(pickle.dumps(stored)) == stored
 
 
-@pytest.mark.parametrize(
-    "url", ["s3://", "s3:///prefix", "s3://key:secret@bucket/x", "s3://b/x?y=1", "s3://b/../x"]
-)
+@pytest.mark.parametrize("url", ["s3://", "s3:///prefix", "s3://key@bucket/x", "s3://b/../x"])
 def test_a_url_that_names_no_bucket_is_a_mistake(url: str) -> None:
     with pytest.raises(ConfigError):
         open_tier(TierSettings.model_validate(tier_settings(url=url)))
