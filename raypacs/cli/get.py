@@ -57,6 +57,7 @@ def get(
     told |= {"directory": str(directory or ""), "zip": str(zip_file or "")}
     if medium is not None:
         told |= {"left_out": medium.left_out, "invented": dict(medium.invented)}
+        told |= {"replaced": dict(medium.replaced)}
     _tell(session, told, str(directory or zip_file))
 
 
@@ -84,6 +85,11 @@ def _tell(session: Session, told: dict[str, Any], where: str) -> None:
     for keyword, count in told.get("invented", {}).items():
         session.stderr.print(
             f"{count} without {keyword}: the DICOMDIR has a made up one, the files have not",
+            highlight=False,
+        )
+    for keyword, count in told.get("replaced", {}).items():
+        session.stderr.print(
+            f"{count} whose {keyword} is not valid: the DICOMDIR has a valid one, not the files",
             highlight=False,
         )
     for path, why in told.get("left_out", {}).items():

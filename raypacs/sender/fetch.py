@@ -16,7 +16,7 @@ from typing import Any
 from raypacs import layout
 from raypacs.client import AS_STORED, Client
 from raypacs.dicom import EXPLICIT_VR_LE, Part10, split_part10
-from raypacs.errors import RaypacsError, RequestRefused, UnsupportedPixels
+from raypacs.errors import AlreadyExists, RaypacsError, RequestRefused, UnsupportedPixels
 
 DOWNLOADS = 4
 _NATIVE = f"application/dicom; transfer-syntax={EXPLICIT_VR_LE}"
@@ -45,9 +45,14 @@ def fetch_study(
     Each is checked against the SHA-256 taken at its arrival, and appears whole or not at all.
 
     Raises:
+        AlreadyExists: one of these files is there already; nothing was written.
         RaypacsError: something is not what was received.
         NotFound: it is gone meanwhile.
     """
+    places = objects_of(told)
+    for series_uid, each in places:
+        if os.path.lexists(path := _path(folder, series_uid, each)):
+            raise AlreadyExists(f"{path} exists already", hint="name another folder")
 
     def fetch(place: tuple[str, dict[str, Any]]) -> Fetched:
         fetched = _fetch(client, study_uid, place[0], place[1], folder)
@@ -55,17 +60,21 @@ def fetch_study(
         return fetched
 
     with ThreadPoolExecutor(DOWNLOADS) as pool:
-        return list(pool.map(fetch, objects_of(told)))
+        return list(pool.map(fetch, places))
+
+
+def _path(folder: Path, series_uid: str, each: dict[str, Any]) -> Path:
+    sop_uid = layout.checked_uid(each["sop_instance_uid"], "SOP Instance UID")
+    return folder / layout.checked_uid(series_uid, "Series Instance UID") / f"{sop_uid}.dcm"
 
 
 def _fetch(
     client: Client, study_uid: str, series_uid: str, each: dict[str, Any], directory: Path
 ) -> Fetched:
-    sop_uid = layout.checked_uid(each["sop_instance_uid"], "SOP Instance UID")
-    folder = directory / layout.checked_uid(series_uid, "Series Instance UID")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{sop_uid}.dcm"
-    partial = folder / f"{sop_uid}.part"
+    sop_uid = each["sop_instance_uid"]
+    path = _path(directory, series_uid, each)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
     uids = (study_uid, series_uid, sop_uid)
     try:
         _download(client, uids, AS_STORED, partial)

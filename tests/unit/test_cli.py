@@ -208,6 +208,21 @@ def test_get_writes_every_object_as_it_was_received(
     assert {path.stem for path in files} == set(node.objects)
 
 
+def test_get_overwrites_nothing(run: Run, node: FakeNode, series: Path, tmp_path: Path) -> None:
+    uid = run("ingest", series, "--json").json["study_uids"][0]
+    out = tmp_path / "out"
+    assert run("get", uid, out, "--no-dicomdir").code == 0
+    first, *others = sorted(out.rglob("*.dcm"))
+    first.write_text("precious")
+    for path in others:
+        path.unlink()
+    ran = run("get", uid, out, "--no-dicomdir")
+    assert ran.code != 0
+    assert "exists already" in ran.err
+    assert first.read_text() == "precious"
+    assert not [path for path in others if path.exists()]
+
+
 def test_get_refuses_bytes_that_are_not_those_received(
     run: Run, node: FakeNode, series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

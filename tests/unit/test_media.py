@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import subprocess
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.fileset import FileSet
+from pydicom.tag import Tag
 from pydicom.uid import (
     BasicTextSRStorage,
     EncapsulatedPDFStorage,
@@ -188,3 +192,80 @@ def test_real_files_of_other_kinds(tmp_path: Path) -> None:
     medium = write_medium(paths, out)
     assert len(list(FileSet(out / "DICOMDIR"))) + len(medium.left_out) == len(paths)
     assert len(medium.left_out) <= 1
+
+
+@pytest.mark.parametrize("name", ["PT000000/ST000000/SE000000/IM000000", "EXTRA/IM000000"])
+def test_nothing_is_overwritten(files: list[Path], tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("precious")
+    with pytest.raises(AlreadyExists):
+        check_free(out)  # before anything is fetched
+    with pytest.raises(AlreadyExists):
+        write_medium(files, out)
+    assert [path for path in out.rglob("*") if path.is_file()] == [out / name]
+    assert (out / name).read_text() == "precious"
+    assert all(path.exists() for path in files)
+
+
+def test_a_name_taken_meanwhile_is_not_overwritten(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raypacs.sender.media.check_free", lambda *_: None)
+    (tmp_path / "DICOMDIR").write_text("precious")
+    with pytest.raises(AlreadyExists):
+        write_medium(files[:1], tmp_path)
+    assert (tmp_path / "DICOMDIR").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "recorded"),
+    [
+        ("StudyDate", "2020-01-31", "20200131"),
+        ("StudyDate", "2020.01.31", "20200131"),
+        ("StudyDate", "20200231", "19000101"),
+        ("StudyDate", "31.1.2020", "19000101"),
+        ("StudyTime", "10:11:12.5", "101112.5"),
+        ("StudyTime", "25", "000000"),
+        ("StudyID", "x" * 30, "x" * 16),
+        ("PatientID", "A" * 70, "A" * 64),
+        ("PatientID", "A\\B", "Synthetic^Patient"),
+        ("Modality", "ct", "CT"),
+        ("StudyDescription", "\u00fc" * 65, "\u00fc" * 64),
+        ("AccessionNumber", "1\n2", "1 2"),
+    ],
+)
+def test_records_have_valid_values_whatever_the_files_have(
+    tmp_path: Path, keyword: str, value: str, recorded: str
+) -> None:
+    data = image_file(np.zeros((8, 8), np.uint16), 1, PatientID="P", **STUDY_ELEMENTS)
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    dataset.PatientName, dataset.SpecificCharacterSet = "Synthetic^Patient", "ISO_IR 192"
+    vr, raw = dictionary_VR(keyword), value.encode()
+    tag = Tag(keyword)
+    dataset[tag] = RawDataElement(tag, vr, len(raw), raw + b" " * (len(raw) % 2), 0, False, True)
+    path = tmp_path / "a.dcm"
+    dataset.save_as(path)
+    data = path.read_bytes()
+    out = tmp_path / "out"
+    out.mkdir()
+    with warnings.catch_warnings(record=True) as told:
+        medium = write_medium([path], out)
+    assert (medium.replaced, medium.left_out, told) == ({keyword: 1}, {}, [])
+    (one,) = FileSet(out / "DICOMDIR")
+    assert one[keyword].value == recorded
+    assert Path(one.path).read_bytes() == data
+
+
+def test_an_integer_that_is_none_and_a_date_beside_the_study(tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(io.BytesIO(report()))
+    for keyword, raw in (("SeriesNumber", b"1.5 "), ("ContentDate", b"soon")):
+        tag = Tag(keyword)
+        vr = dictionary_VR(keyword)
+        dataset[tag] = RawDataElement(tag, vr, len(raw), raw, 0, False, True)
+    path = tmp_path / "a.dcm"
+    dataset.save_as(path)
+    medium = write_medium([path], tmp_path)
+    assert medium.replaced == {"SeriesNumber": 1, "ContentDate": 1}
+    (one,) = FileSet(tmp_path / "DICOMDIR")
+    assert (one.SeriesNumber, one.ContentDate) == (1, "20240102")
