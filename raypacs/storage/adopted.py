@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 from urllib.parse import unquote
 
@@ -84,14 +84,31 @@ class AdoptedTier:
         inner = self._inner
         found = _walk(inner.root) if isinstance(inner, LocalTier) else inner.walk()
         for one in found:
-            yield one if isinstance(one, Skipped) else self._wanted(one)
+            wanted = one if isinstance(one, Skipped) else self._wanted(one)
+            # A name that is not UTF-8 can be in no index, report or message.
+            yield replace(wanted, path=_shown(one.path)) if isinstance(wanted, Skipped) else wanted
+
+    def answers(self) -> bool:
+        """Whether the archive itself can be listed just now: what a file says is of it alone then.
+
+        Of what is neither a folder nor a bucket that is not asked for: False.
+        """
+        inner = self._inner
+        try:
+            if isinstance(inner, LocalTier):
+                with os.scandir(inner.root) as entries:
+                    next(entries, None)
+            elif isinstance(inner, S3Tier):
+                next(inner.walk(), None)
+            else:
+                return False
+        except (OSError, TierUnavailable):
+            return False
+        return True
 
     def _wanted(self, info: ObjectInfo) -> ObjectInfo | Skipped:
-        try:
-            info.path.encode()
-        except UnicodeEncodeError:
-            shown = info.path.encode("utf-8", "backslashreplace").decode()
-            return Skipped(shown, "its name is not UTF-8")
+        if _shown(info.path) != info.path:
+            return Skipped(info.path, "its name is not UTF-8")
         if self.settings.adopted != "orthanc" or _ORTHANC.fullmatch(info.path):
             return info
         named = _ORTHANC_OBJECT.fullmatch(info.path)
@@ -195,6 +212,11 @@ def is_unchanged(tier: object, record: InstanceRecord) -> bool:
     except NotFound:
         return False
     return True
+
+
+def _shown(path: str) -> str:
+    """Return a path as text: bytes of a name that are not UTF-8 as escapes."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def _walk(root: str) -> Iterator[ObjectInfo | Skipped]:

@@ -152,7 +152,12 @@ class _Beginning:
         if end <= start:
             return
         if self._fd < 0:
-            data = self._tier.read(self.info.path, start, end - start)
+            try:
+                data = self._tier.read(self.info.path, start, end - start)
+            except TierUnavailable as exc:
+                if self._tier.answers():  # as where it lies in a colder storage class
+                    raise MalformedInstance(f"cannot be read: {exc}") from exc
+                raise
         else:
             try:
                 data = os.pread(self._fd, end - start, start)
@@ -162,7 +167,10 @@ class _Beginning:
         self.bytes_read += len(data)
 
     def _error(self, exc: OSError) -> MalformedInstance | NotFound | TierUnavailable:
-        if isinstance(exc, PermissionError):  # of this file: the others may be read
-            return MalformedInstance(f"cannot be read: {exc.strerror}")
         error = translated(exc, self._tier.name, self.info.path)
-        return error if isinstance(error, NotFound | TierUnavailable) else TierUnavailable(str(exc))
+        if isinstance(error, NotFound):
+            return error
+        # Of this file, a bad sector for one: the others may be read.
+        if isinstance(exc, PermissionError) or self._tier.answers():
+            return MalformedInstance(f"cannot be read: {exc.strerror}")
+        return error if isinstance(error, TierUnavailable) else TierUnavailable(str(exc))

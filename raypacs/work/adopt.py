@@ -118,10 +118,15 @@ def compare_files(pairs: Sequence[Comparison], tiers: tuple[TierSettings, ...]) 
 def _checksum(record: InstanceRecord, tiers: tuple[TierSettings, ...]) -> tuple[str, str]:
     if record.sha256:
         return record.sha256, ""
+    tier = find_tier(tiers, record.tier)
     try:
-        return dataset_sha256(find_tier(tiers, record.tier), record), ""
+        return dataset_sha256(tier, record), ""
     except NotFound as exc:
         return "", str(exc)
+    except TierUnavailable as exc:
+        if isinstance(tier, AdoptedTier) and tier.answers():
+            return "", f"cannot be read: {exc}"
+        raise
 
 
 def _archive(tiers: tuple[TierSettings, ...], name: str) -> AdoptedTier:

@@ -35,7 +35,7 @@ class Report:
     def add(self, what: str, path: str, why: str = "") -> None:
         """Add a line."""
         line = json.dumps({"what": what, "path": path, "why": why}, ensure_ascii=False)
-        self._packed.write(line.encode() + b"\n")
+        self._packed.write(line.encode("utf-8", "backslashreplace") + b"\n")
         self.lines += 1
 
     def keep(self, tiers: tuple[TierSettings, ...]) -> tuple[str, str]:
