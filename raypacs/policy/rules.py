@@ -44,6 +44,8 @@ _VIDEO = frozenset(_JPEG + str(number) for number in range(100, 109)) | frozense
 # Their samples are names, not amounts.
 _LABELS = frozenset({"1.2.840.10008.5.1.4.1.1.66.7"})  # Label Map Segmentation Storage
 _ITEM_HEADER_BYTES = 8
+# Codestreams of deeper colour are read by OpenJPH alone, which makes them: no second opinion.
+_DEEPEST_COLOUR_BITS = 16
 _PHOTOMETRIC = {
     "MONOCHROME1": 1,
     "MONOCHROME2": 1,
@@ -137,6 +139,8 @@ def _obstacle(record: InstanceRecord) -> str:
         return f"Photometric Interpretation {record.photometric or 'missing'}"
     if samples != record.samples:
         return f"{record.samples} samples per pixel with {record.photometric}"
+    if samples == 3 and record.bits_stored > _DEEPEST_COLOUR_BITS:
+        return f"colour of {record.bits_stored} bits stored"
     if record.bits_allocated not in (1, 8, 16, 32):
         return f"{record.bits_allocated} bits allocated"
     if record.bits_allocated == 32 and record.transfer_syntax_uid == dicom.EXPLICIT_VR_BE:

@@ -40,6 +40,7 @@ CT = InstanceRecord(
     pixel_length_bytes=4 * 512 * 512 * 3,
 )
 _RLE = {"transfer_syntax_uid": "1.2.840.10008.1.2.5", "pixel_length_bytes": -1}
+_COLOUR = {"photometric": "RGB", "samples": 3, "bits_allocated": 32, "frames": 1}
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,8 @@ _RLE = {"transfer_syntax_uid": "1.2.840.10008.1.2.5", "pixel_length_bytes": -1}
         ({"photometric": "RGB", "samples": 3}, "htj2k", ""),
         ({"photometric": "YBR_FULL", "samples": 3}, "htj2k", ""),
         ({"bits_allocated": 32, "bits_stored": 32}, "htj2k", ""),
+        ({**_COLOUR, "bits_stored": 17}, "copied", "colour of 17 bits stored"),
+        ({**_COLOUR, "bits_stored": 16}, "htj2k", ""),
         ({"transfer_syntax_uid": "1.2.840.10008.1.2.4.70"}, "htj2k", ""),
         ({"frames": 0}, "copied", "no pixels"),
         ({"transfer_syntax_uid": "1.2.840.10008.1.2.4.50"}, "copied", "JPEG baseline"),
