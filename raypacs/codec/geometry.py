@@ -3,7 +3,8 @@
 A volume is 16 or more frames of one size, orientation and pixel spacing whose positions follow
 each other evenly along a line. The line may run oblique to the slices (gantry tilt): the affine
 then has a shear. Frames of other orientations (localizers) are left out. Where several frames lie
-at each place (time, echo, diffusion weight), the first complete stack is taken.
+at each place (time, echo, diffusion weight), the first complete stack is taken; where only a few
+places have more than one (a slice that was sent again), the first frame of each.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _SAME_DIRECTION = 2e-3  # of direction cosines: a tenth of a degree
 _SAME_SPACING = 1e-3
 _SAME_PLACE_MM = 1e-3
 _LEAST_SLACK_MM = 0.01
+_MOST_AGAIN = 0.1  # of the places: more is no accident, but a second stack with gaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +173,15 @@ def _stack(group: list[FrameGeometry], total: int) -> Stack:
         except UnsupportedPixels:
             continue
     if places >= FEWEST_FRAMES and counts.min() == counts.max() > 1:
-        _, first = np.unique(where, return_index=True)
-        return _even([group[index] for index in sorted(first)], total, int(counts[0]))
+        return _even(_first_of_each(group, where), total, int(counts[0]))
+    if places >= FEWEST_FRAMES and len(group) - places <= _MOST_AGAIN * places:
+        return _even(_first_of_each(group, where), total, 1)
     raise refused
+
+
+def _first_of_each(group: Sequence[FrameGeometry], where: NDArray[np.intp]) -> list[FrameGeometry]:
+    _, first = np.unique(where, return_index=True)
+    return [group[index] for index in sorted(first)]
 
 
 def _places(group: Sequence[FrameGeometry]) -> tuple[int, NDArray[np.intp]]:

@@ -192,17 +192,29 @@ def halve_slices(frames: Array, times: int) -> Array:
     return values
 
 
+def halve_sides(frames: Array) -> Array:
+    """Return ``frames`` with every other row and column, low-passed by the same filter."""
+    for axis in (1, 2):
+        frames = np.moveaxis(halve_slices(np.moveaxis(frames, axis, 0), 1), 0, axis)
+    return np.ascontiguousarray(frames)
+
+
+def budget_of(facts: VolumeFacts) -> int:
+    """Return what a volume may take: half a per cent of the raw bytes, at least 16 KiB."""
+    return max(LEAST_BYTES, int(facts.raw_bytes * RAW_SHARE))
+
+
 def encode_volume(samples: Array, facts: VolumeFacts, *, budget_bytes: int = 0) -> bytes:
     """Code ``samples`` (slices x rows x columns, any real type) in about ``budget_bytes``.
 
-    0: half a per cent of the raw bytes, at least 16 KiB.
+    0: :func:`budget_of`. Where even the coarsest quantiser needs more, it takes more.
 
     Raises:
         UnsupportedPixels: not such an array, or values that are not finite.
     """
     if samples.ndim != 3 or min(samples.shape) < 1 or samples.dtype.kind not in "iuf":
         raise UnsupportedPixels(f"{samples.dtype} of shape {samples.shape} is no grey volume")
-    budget_bytes = budget_bytes or max(LEAST_BYTES, int(facts.raw_bytes * RAW_SHARE))
+    budget_bytes = budget_bytes or budget_of(facts)
     low, high = float(samples.min()), float(samples.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise UnsupportedPixels("values of the volume are not finite")

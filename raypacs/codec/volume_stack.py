@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ from numpy.typing import NDArray
 from raypacs.codec import volume
 from raypacs.codec.frame_geometry import FrameGeometry
 from raypacs.codec.geometry import Stack
+from raypacs.errors import UnsupportedPixels
 
 Array = NDArray[Any]
 DecodeFrames = Callable[[Sequence[FrameGeometry], int], Iterable[Array]]
 """Gives frames in their order, rows x columns of stored values, sides halved so many times; asked
 once, in the order of the pack."""
 
+_LEAST_SIDE = 16  # rows and columns are not halved below
 _DARKEST, _BRIGHTEST = 1.0, 99.5  # per cent of the voxels, where the headers give no one window
 
 
@@ -26,7 +29,8 @@ def make_volume(stack: Stack, decode: DecodeFrames, *, levels: int, frame_bytes:
     ``levels``: how often the sides of each frame can be halved; ``frame_bytes``: raw bytes of one.
 
     Raises:
-        UnsupportedPixels: the values cannot be coded; and what ``decode`` raises.
+        UnsupportedPixels: the values cannot be coded, or not in half a per cent of the raw bytes
+            however often they are halved (noise); and what ``decode`` raises.
     """
     first = stack.frames[0]
     steps = [float(np.linalg.norm(stack.affine[:3, axis])) for axis in range(3)]
@@ -58,7 +62,29 @@ def make_volume(stack: Stack, decode: DecodeFrames, *, levels: int, frame_bytes:
         integers=integers,
         window=window,
     )
-    return volume.encode_volume(samples, facts)
+    return _within_budget(samples, facts)
+
+
+def _within_budget(samples: Array, facts: volume.VolumeFacts) -> bytes:
+    """Code samples, halved as often as it takes to keep the budget. Raises UnsupportedPixels."""
+    budget = volume.budget_of(facts)
+    while len(data := volume.encode_volume(samples, facts)) > budget:
+        affine = np.array(facts.affine)
+        steps = np.linalg.norm(affine[:3, :3], axis=0)
+        can_sides = min(samples.shape[1:]) >= 2 * _LEAST_SIDE
+        can_slices = len(samples) >= 2 * volume.FEWEST_SLICES
+        if can_slices and (steps[2] < min(steps[:2]) or not can_sides):
+            samples, grow = volume.halve_slices(samples, 1), np.array([1, 1, 2, 1])
+            facts = replace(facts, slice_halvings=facts.slice_halvings + 1)
+        elif can_sides:
+            samples, grow = volume.halve_sides(samples), np.array([2, 2, 1, 1])
+            facts = replace(facts, halvings=facts.halvings + 1)
+        else:
+            raise UnsupportedPixels(
+                f"noise: {len(data)} bytes at the coarsest, a volume may take {budget}"
+            )
+        facts = replace(facts, affine=tuple(tuple(map(float, row)) for row in affine * grow))
+    return data
 
 
 def _samples(

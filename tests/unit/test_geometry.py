@@ -152,6 +152,16 @@ def test_times_that_nothing_tells_apart() -> None:
     )
 
 
+def test_a_slice_that_was_sent_again_is_left_out() -> None:
+    series = series_datasets(40)
+    again = series_datasets(40)[5]
+    again.SOPInstanceUID = "1.2.3.1.100"
+    found = stack([*series, again])
+    assert numbers(found) == list(range(1, 41))
+    assert (found.left_out, found.repeats) == (1, 1)
+    assert numbers(stack([again, *series]))[5] == 100  # the first of its place
+
+
 def _renumbered(series: list[Dataset], time: int) -> list[Dataset]:
     for number, dataset in enumerate(series):
         dataset.SOPInstanceUID = f"1.2.3.1.{100 * time + number}"

@@ -500,3 +500,36 @@ def test_low_resolutions_of_real_series(shared_data: Path, folder: str) -> None:
         pixels = np.frombuffer(dataset.PixelData, "<i2" if signed else "<u2")
         slices.append((pixels.reshape(dataset.Rows, dataset.Columns), dataset.BitsStored, signed))
     _check_series(slices)
+
+
+@pytest.mark.parametrize(("count", "side"), [(24, 128), (64, 128), (200, 32)])
+def test_noise_is_halved_until_it_keeps_the_budget(count: int, side: int) -> None:
+    rng = np.random.default_rng(3)
+    datasets = series_datasets(count, step=(0.0, 0.0, 3.0), rows=side, columns=side)
+    for dataset in datasets:
+        dataset.PixelData = rng.integers(0, 4096, (side, side), dtype=np.uint16).tobytes()
+    found = coded(datasets, bytes=2 * side * side)
+    facts = found.header.facts
+    assert sum(found.header.coding.codes) < volume.budget_of(facts)
+    assert facts.halvings + facts.slice_halvings > 0
+    rows = -(-side >> facts.halvings)
+    assert found.header.shape == (-(-count >> facts.slice_halvings), rows, rows)
+    assert np.linalg.norm(np.array(facts.affine)[:3, 0]) == 1.5 * 2**facts.halvings
+    assert np.linalg.norm(np.array(facts.affine)[:3, 2]) == 3.0 * 2**facts.slice_halvings
+
+
+def test_what_no_halving_brings_into_the_budget_is_no_volume(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(volume, "LEAST_BYTES", 100)
+    with pytest.raises(UnsupportedPixels, match=r"^noise: "):
+        coded(series_datasets(24), bytes=64)
+
+
+def test_halved_sides_are_those_of_the_low_resolutions() -> None:
+    frames = (smooth(4, 41, 48) + 1000).astype(np.uint16)
+    code = htj2k.encode_frame(frames[1], bits_stored=16, signed=False)
+    expected = htj2k.decode_frame(code.data, skip_resolutions=1)
+    found = volume.halve_sides(frames)[1]
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 2  # of rounding, twice
