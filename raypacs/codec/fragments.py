@@ -20,6 +20,7 @@ import struct
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+from raypacs import dicom
 from raypacs.errors import UnsupportedPixels
 
 Extent = tuple[int, int]
@@ -28,6 +29,9 @@ ReadRange = Callable[[int, int], bytes]
 _ITEM = struct.pack("<HH", 0xFFFE, 0xE000)
 _SEQUENCE_END = struct.pack("<HH", 0xFFFE, 0xE0DD)
 _MOST_ITEMS = 10_000_000
+_EXTENDED_OFFSET_TABLE = 0x7FE00001
+_EXTENDED_OFFSET_TABLE_LENGTHS = 0x7FE00002
+_EXTENDED_OFFSET_TABLE_BYTES = struct.pack("<HH", 0x7FE0, 1)
 # JPEG and JPEG-LS, JPEG 2000, JPEG XL bare and in its container, a JP2 file.
 _STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\xff\x0a", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ")
 _LONGEST_START = max(map(len, _STARTS))
@@ -35,6 +39,26 @@ _LONGEST_START = max(map(len, _STARTS))
 _END = b"\xff\xd9"
 _ENDED = _STARTS[:2]
 _TAIL_BYTES = 4
+
+
+def extended_offset_table(head: dicom.Buffer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the Extended Offset Table (7FE0,0001) and its lengths (7FE0,0002), empty if absent.
+
+    ``head`` is the data set before encapsulated Pixel Data, which is always Explicit VR Little
+    Endian (PS3.5 section A.4).
+
+    Raises:
+        MalformedInstance: it cannot be read.
+    """
+    if _EXTENDED_OFFSET_TABLE_BYTES not in bytes(head):
+        return (), ()
+    header = dicom.scan(head, dicom.EXPLICIT_VR_LE)
+    offsets = _numbers(header.raw(_EXTENDED_OFFSET_TABLE))
+    return offsets, _numbers(header.raw(_EXTENDED_OFFSET_TABLE_LENGTHS)) if offsets else ()
+
+
+def _numbers(raw: bytes) -> tuple[int, ...]:
+    return struct.unpack_from(f"<{len(raw) // 8}Q", raw)
 
 
 def frame_fragments(

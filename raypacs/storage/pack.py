@@ -7,7 +7,6 @@ decoder.
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import struct
@@ -16,9 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-
-import pydicom
-from pydicom.encaps import generate_frames
 
 from raypacs import dicom
 from raypacs.errors import NotFound, PackCorrupt, UnsupportedPixels
@@ -100,7 +96,7 @@ class Pack:
 
         Raises:
             NotFound: no such instance or frame.
-            UnsupportedPixels: a copied object whose frames do not lie whole (use read_frame).
+            UnsupportedPixels: a copied object whose frames do not lie whole (use read_object).
         """
         instance = self.instance(sop_uid)
         row = self._row(instance, number)
@@ -118,12 +114,12 @@ class Pack:
 
         Raises:
             NotFound: no such instance or frame. PackCorrupt: the CRC-32 differs.
-            UnsupportedPixels: a copied object whose frames cannot be told apart.
+            UnsupportedPixels: a copied object whose frames do not lie whole (use read_object).
         """
         instance = self.instance(sop_uid)
         row = self._row(instance, number)
         if row is None:
-            return self._unpacked_frame(instance, number)
+            raise UnsupportedPixels("the frames of this copied object do not lie in one piece each")
         if instance.form == fmt.COPIED:
             return self._read(instance.object_offset + row[0], row[1], row[2])
         low, rest, low_length, rest_length, low_crc, rest_crc = row
@@ -209,17 +205,6 @@ class Pack:
     def _check(self, data: bytes, length: int, crc32: int) -> None:
         if len(data) != length or zlib.crc32(data) != crc32:
             raise PackCorrupt("a frame differs from its CRC-32", path=self._ref.pack_path)
-
-    def _unpacked_frame(self, instance: PackInstance, number: int) -> bytes:
-        """Take a frame out of a copied object the slow way, by pydicom."""
-        dataset = pydicom.dcmread(io.BytesIO(self.read_object(instance.sop_instance_uid)))
-        if not dicom.is_encapsulated(instance.transfer_syntax_uid):
-            raise UnsupportedPixels("frames of this object do not begin at whole bytes")
-        try:
-            frames = generate_frames(dataset.PixelData, number_of_frames=instance.frames)
-            return next(itertools.islice(frames, number - 1, None))
-        except (ValueError, StopIteration, AttributeError) as exc:
-            raise UnsupportedPixels(f"frame {number} cannot be told apart: {exc}") from exc
 
     # ---- copied objects -----------------------------------------------------------------------
     def read_object(self, sop_uid: str) -> bytes:

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from raypacs import dicom
-from raypacs.codec import bits
-from raypacs.codec.fragments import frame_fragments
 from raypacs.codec.htj2k import check_range
 from raypacs.errors import NotFound, ObjectChanged, TierUnavailable, UnsupportedPixels
 from raypacs.records import InstanceRecord
@@ -25,6 +23,7 @@ from raypacs.web import pixels
 from raypacs.web.negotiate import Form
 from raypacs.web.object_file import Extent, ObjectFile, ObjectFiles, Seen, seen
 from raypacs.web.places import Place
+from raypacs.web.received import Received, fragments_of
 from raypacs.web.services import Services
 
 _MOST_FRAGMENT_LISTS = 512
@@ -70,16 +69,6 @@ def _in_copy(place: Place, extent: Extent) -> tuple[ObjectFile, tuple[Extent, ..
     return place.pack.file, ((place.prepared.object_offset + extent[0], extent[1]),)
 
 
-def _fragments_of(stream: io.BufferedIOBase, place: Place) -> list[list[Extent]]:
-    """Return where each frame's fragments lie (PS3.5 section A.4). Raises UnsupportedPixels."""
-
-    def read(offset: int, length: int) -> bytes:
-        stream.seek(offset)
-        return stream.read(length)
-
-    return frame_fragments(read, place.stored.record.pixel_offset_bytes, place.frames)
-
-
 def _read(file: ObjectFile, extents: tuple[Extent, ...]) -> bytes:
     data = bytearray(sum(length for _, length in extents))
     file.read_into(extents, memoryview(data))
@@ -98,6 +87,10 @@ class Frames:
     _made_bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _busy: dict[tuple[str, str, int], threading.Lock] = field(default_factory=dict)
+    _received: Received = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._received = Received(self.services, self.files, self.original)
 
     def locate(
         self, place: Place, form: Form, number: int
@@ -149,11 +142,9 @@ class Frames:
         if place.is_coded and place.pack is not None and place.prepared is not None:
             data = place.pack.reader.read_frame(record.sop_instance_uid, number)
             return pixels.from_pack(record, data, place.prepared)
-        if record.bits_allocated == 1 and record.transfer_syntax_uid in _AS_IT_LIES:
-            return self._single_bits(place, number)
         if dicom.is_encapsulated(record.transfer_syntax_uid):
             return pixels.from_encapsulated(record, self.load(place, "original", number))
-        return pixels.from_dataset(record, self.original(place).read(), number)
+        return self._received.picture(place, number)
 
     def original(self, place: Place) -> io.BufferedIOBase:
         """Open the instance as received for reading: from the image cache, else the pack's copy.
@@ -246,20 +237,12 @@ class Frames:
             return None
         if form != "native" and seen(record) not in self._fragments:
             with self.original(place) as stream:
-                found = _fragments_of(stream, place)
+                found = fragments_of(stream, record, place.frames)
             with self._lock:
                 self._fragments[seen(record)] = found
                 while len(self._fragments) > _MOST_FRAGMENT_LISTS:
                     self._fragments.popitem(last=False)
         return self.locate(place, form, number)
-
-    def _single_bits(self, place: Place, number: int) -> pixels.Picture:
-        """Take a frame of single bits out of native Pixel Data: it may begin inside a byte."""
-        record = place.stored.record
-        first, length, bit = bits.extent(number - 1, record.rows * record.columns)
-        with self.original(place) as stream:
-            stream.seek(record.pixel_offset_bytes + first)
-            return pixels.from_bits(record, stream.read(length), bit)
 
     def _copied_frame(self, place: Place, number: int) -> bytes:
         """Return a frame as received of an object that only the pack still has."""
@@ -268,7 +251,7 @@ class Frames:
             raise NotFound(f"the instance as received left tier {record.tier}")
         if place.pack is None or not dicom.is_encapsulated(record.transfer_syntax_uid):
             raise UnsupportedPixels("the instance has no encapsulated frames")
-        return place.pack.reader.read_frame(record.sop_instance_uid, number)
+        return self._received.packed_frame(place, number)
 
     def _once(self, key: tuple[str, str, int], make: Callable[[], bytes]) -> bytes:
         """Make a frame once, however many threads ask for it; keep it while there is room."""

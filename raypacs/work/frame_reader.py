@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import struct
-
 import numpy as np
 
 from raypacs import dicom
 from raypacs.codec import bits, inbound
-from raypacs.codec.fragments import Extent, frame_fragments
+from raypacs.codec.fragments import Extent, extended_offset_table, frame_fragments
 from raypacs.codec.pixel_layout import Array, PixelLayout, native_frame
+from raypacs.codec.words import paired_bytes
 from raypacs.errors import UnsupportedPixels
 from raypacs.work.source import Source
 
 _LOSSY_IMAGE_COMPRESSION = 0x00282110
-_EXTENDED_OFFSET_TABLE = 0x7FE00001
-_EXTENDED_OFFSET_TABLE_LENGTHS = 0x7FE00002
 _PIECE_BYTES = 4 * 1024 * 1024
 _MANY_FRAMES = 200
 _walked: list[tuple[tuple[str, str, str, int], list[list[Extent]]]] = []
@@ -69,12 +66,7 @@ class FrameReader:
         swapped = self._vr == "OW" and self._source.transfer_syntax_uid == dicom.EXPLICIT_VR_BE
         if not swapped:
             return self._source.read(offset + first, length)
-        start, stop = first - first % 2, -(-(first + length) // 2) * 2
-        words = np.frombuffer(self._source.read(offset + start, stop - start), np.uint8)
-        if len(words) != stop - start:
-            raise UnsupportedPixels("big endian words are cut off")
-        pairs = np.ascontiguousarray(words.reshape(-1, 2)[:, ::-1]).reshape(-1)
-        return memoryview(pairs.tobytes())[first - start : first - start + length]
+        return memoryview(paired_bytes(self._source.read, offset, first, length))
 
 
 class FloatReader:
@@ -137,12 +129,8 @@ def _walk(source: Source, frames: int) -> list[list[Extent]]:
     def read(offset: int, length: int) -> bytes:
         return bytes(source.read(offset, length))
 
-    def table(tag: int) -> tuple[int, ...]:
-        raw = source.header().raw(tag)
-        return struct.unpack_from(f"<{len(raw) // 8}Q", raw)
-
-    offsets = table(_EXTENDED_OFFSET_TABLE)
-    lengths = table(_EXTENDED_OFFSET_TABLE_LENGTHS) if offsets else ()
+    start = source.record.dataset_offset_bytes
+    offsets, lengths = extended_offset_table(source.read(start, source.pixel_offset - 12 - start))
     return frame_fragments(read, source.pixel_offset, frames, offsets, lengths)
 
 
