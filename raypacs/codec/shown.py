@@ -23,6 +23,14 @@ _JPEG = "1.2.840.10008.1.2.4."
 _YBR = frozenset({"YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_PARTIAL_422"})
 _DCT = frozenset({0xC0, 0xC1, 0xC2, jpeg.SOF_LOSSLESS})
 _MOST_OPENJPEG_HT_BITS = 16
+_LOSSLESS = inbound.JPEG_LOSSLESS | {
+    inbound.JPEG_LS_LOSSLESS,
+    inbound.JPEG_2000_LOSSLESS,
+    inbound.JPEG_2000_PART_2_LOSSLESS,
+    inbound.JPEG_XL_LOSSLESS,
+    dicom.HTJ2K_LOSSLESS,
+    dicom.HTJ2K_LOSSLESS_RPCL,
+}
 Shown = tuple[Array, str]
 
 
@@ -34,6 +42,14 @@ def is_decodable(transfer_syntax_uid: str) -> bool:
 def keeps_cells(transfer_syntax_uid: str) -> bool:
     """Whether samples come in the cells of the header, High Bit and all, and not as values."""
     return transfer_syntax_uid not in _DECODERS
+
+
+def keeps_all_bits(transfer_syntax_uid: str) -> bool:
+    """Whether a codestream may hold old overlays beside Bits Stored: no lossy encoder's overshoot.
+
+    Of cells that were compressed with all their bits (PS3.5 section 8.1.1 before 2004).
+    """
+    return transfer_syntax_uid in _LOSSLESS
 
 
 def decode(data: bytes, record: InstanceRecord) -> tuple[Array, str]:

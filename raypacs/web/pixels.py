@@ -7,7 +7,7 @@ uncompressed, so one decoder is enough and lossy syntaxes are welcome.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,8 @@ class Picture:
 
     ``photometric`` is that of the array (PS3.3 section C.7.6.3.1.2): sub-sampled YBR comes out
     as YBR_FULL, the JPEG 2000 colour transforms as RGB. In the header's own cells the samples lie
-    ``shift`` bits higher than here: High Bit is not Bits Stored - 1.
+    ``shift`` bits higher than here: High Bit is not Bits Stored - 1. ``cells``: the samples with
+    all their bits, where the transfer syntax keeps those beside the stored ones.
     """
 
     array: Array
@@ -43,6 +44,7 @@ class Picture:
     bits_stored: int
     signed: bool
     shift: int = 0
+    cells: Array | None = None
 
     def native_bytes(self) -> bytes:
         """Return the frame uncompressed, little endian, colour by pixel (PS3.5 section 8.1.1).
@@ -91,6 +93,7 @@ def _picture(
         record.bits_stored,
         record.pixel_representation == 1,
         shift,
+        array if cells else None,
     )
 
 
@@ -132,7 +135,11 @@ def from_encapsulated(record: InstanceRecord, data: bytes) -> Picture:
     """
     array, photometric = shown.decode(data, record)
     cells = shown.keeps_cells(record.transfer_syntax_uid)
-    return _picture(record, array, photometric, cells=cells)
+    picture = _picture(record, array, photometric, cells=cells)
+    low = record.high_bit == record.bits_stored - 1
+    if low and shown.keeps_all_bits(record.transfer_syntax_uid):
+        return replace(picture, cells=array)
+    return picture
 
 
 def from_dataset(record: InstanceRecord, data: bytes, number: int) -> Picture:
@@ -143,9 +150,9 @@ def from_dataset(record: InstanceRecord, data: bytes, number: int) -> Picture:
     """
     try:
         dataset = pydicom.dcmread(io.BytesIO(data), force=True)
-        # It takes the unused bits to be on top, where High Bit may say otherwise.
-        on_top = record.high_bit == record.bits_stored - 1
-        array = pixel_array(dataset, index=number - 1, raw=True, correct_unused_bits=on_top)
+        # With the unused bits: there may be an overlay in them.
+        array = pixel_array(dataset, index=number - 1, raw=True, correct_unused_bits=False)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
     except (InvalidDicomError, AttributeError, ValueError, NotImplementedError) as exc:
         raise UnsupportedPixels(f"pixels cannot be read: {exc}") from exc
     photometric = "YBR_FULL" if record.photometric in _YBR else record.photometric

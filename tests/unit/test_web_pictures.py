@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import coded_frames
 import httpx
 import imagecodecs
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import BasicTextSRStorage, generate_uid
+from pydicom.uid import (
+    BasicTextSRStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    HTJ2KLossless,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+    generate_uid,
+)
+from stored_series import image, part10
 from test_web_unprepared import octets
 from web_world import World, image_file, served
 
+from raypacs.codec import htj2k
 from raypacs.storage.pack import Pack
 from raypacs.web.object_file import ObjectFile
 
@@ -220,6 +232,44 @@ def test_overlays_in_unused_bits(world: World, prepared: bool) -> None:
         without = picture(client.get(url, headers=PNG))
         drawn = picture(client.get(url + "?overlay=all", headers=PNG))
     assert set(np.unique(without)) == {6}
+    assert np.array_equal(drawn == 255, plane)
+
+
+# What codes a frame with all bits of its cells; None: native.
+CELLS: dict[str, Callable[[np.ndarray], bytes] | None] = {
+    ExplicitVRBigEndian: None,
+    DeflatedExplicitVRLittleEndian: None,
+    RLELossless: coded_frames.rle,
+    JPEGLSLossless: imagecodecs.jpegls_encode,
+    JPEG2000Lossless: lambda cells: coded_frames.jpeg_2000(cells, 16),
+    HTJ2KLossless: lambda cells: htj2k.encode_frame(cells, bits_stored=16, signed=False).data,
+}
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("syntax", list(CELLS))
+def test_overlays_in_unused_bits_of_every_syntax(world: World, prepared: bool, syntax: str) -> None:
+    plane = np.zeros((40, 60), bool)
+    plane[10, 20:30] = True
+    cells = np.full((40, 60), 100, np.uint16) | (plane.astype(np.uint16) << 15)
+    dataset = image(cells[None], bits_stored=12, transfer_syntax=syntax, **WINDOW)
+    dataset.SeriesInstanceUID, dataset.SOPInstanceUID = "1.2.3.1", "1.2.3.1.1"
+    for element, value in ((0x10, 40), (0x11, 60), (0x100, 16), (0x102, 15)):
+        dataset.add_new((0x6000, element), "US", value)
+    encode = CELLS[syntax]
+    if encode is not None:
+        dataset.PixelData = pydicom.encaps.encapsulate([encode(cells)])
+        dataset["PixelData"].VR = "OB"
+    world.add(part10(dataset))
+    if prepared:
+        (made,) = world.prepare()
+        assert made.instances[0].form == "copied"
+    with served(world) as client:
+        url = f"{ROOT}/instances/1.2.3.1.1/rendered"
+        without = picture(client.get(url, headers=PNG))
+        small = picture(client.get(url + "?viewport=15,10", headers=PNG))
+        drawn = picture(client.get(url + "?overlay=all", headers=PNG))
+    assert set(np.unique(without)) == set(np.unique(small)) == {6}
     assert np.array_equal(drawn == 255, plane)
 
 

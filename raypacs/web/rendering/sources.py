@@ -61,8 +61,12 @@ class Sources:
         if found is not None:
             return found
         picture = self.frames.array(place, number)
-        # Of what is prepared nothing but sign is in the unused bits, if the cells come as received.
-        return Level.full(stored_values(picture) if place.is_coded else picture)
+        if place.is_coded:
+            # Nothing but sign is in the unused bits, if the cells come as received.
+            return Level.full(stored_values(picture))
+        if picture.cells is None or picture.array.ndim > 2:
+            return Level.full(picture)
+        return replace(Level.full(stored_values(picture)), cells=picture.cells)
 
     def _smaller(self, place: Place, number: int, header: Dataset, wanted: Wanted) -> Level | None:
         """Return the frame at less than its full size; None: there is none that would do.
@@ -129,6 +133,9 @@ class Sources:
             record.columns,
             record.samples,
         ):
+            return None
+        if max(main.depths) > record.bits_stored:
+            # There may be an overlay in the bits beside the stored ones, which has no means.
             return None
         halvings = target_of(wanted.viewport, main.rows, main.columns).halvings(main.levels)
         if halvings == 0:
