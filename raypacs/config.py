@@ -68,6 +68,12 @@ class Bootstrap(_Strict):
         description="`open` switches access control off in so many words and allows `host` to be "
         "other than loopback. Default `loopback`, because patient data is served.",
     )
+    adopt_roots: tuple[str, ...] | None = Field(
+        default=None,
+        description="Folders and `s3://bucket/prefix` URLs from which archives may be adopted over "
+        "REST (and so by `raypacs adopt`), themselves included. Default: any place with `access` "
+        "`loopback`, none with `open`, as whoever reaches the port could read this node's files.",
+    )
     ae_title: str = Field(
         default="RAYPACS",
         description="AE title of the cluster (PS3.8), 1 to 16 characters. Default `RAYPACS`.",
@@ -196,6 +202,11 @@ class Bootstrap(_Strict):
     def name(self) -> str:
         """This node's name."""
         return self.node_name or socket.gethostname()
+
+    @property
+    def adoptable(self) -> tuple[str, ...] | None:
+        """Places from which archives may be adopted over REST; None: from any."""
+        return () if self.adopt_roots is None and self.access == "open" else self.adopt_roots
 
     @property
     def clustered(self) -> bool:

@@ -32,6 +32,7 @@ from raypacs.records import InstanceRecord
 from raypacs.storage.intake import Intake, IntakePorts
 from raypacs.storage.late import LateTier, LateTiers
 from raypacs.storage.manifest import Manifests
+from raypacs.storage.overlap import check_allowed
 from raypacs.web.server import HttpSpec, serve_http
 from raypacs.web.services import Services
 
@@ -251,6 +252,14 @@ def services(edge: _Edge) -> Services:
         except NotFound:
             return None
 
+    def apply_settings(values: dict[str, Any], who: str, version: int | None) -> int:
+        new = parse(Settings, values, "settings")
+        known = {tier.url for tier in reader.settings()[1].tiers if tier.adopted}
+        for tier in new.tiers:
+            if tier.adopted and tier.url not in known:
+                check_allowed(tier.url, bootstrap.adoptable)
+        return int(call("apply_settings", new, who, version))
+
     return Services(
         search_studies=reader.search_studies,
         search_series=reader.search_series,
@@ -267,9 +276,7 @@ def services(edge: _Edge) -> Services:
         delete_study=lambda uid, who: call("delete_study", uid, who),
         hint_complete=edge.hint,
         settings=reader.settings,
-        apply_settings=lambda values, who, version: call(
-            "apply_settings", parse(Settings, values, "settings"), who, version
-        ),
+        apply_settings=apply_settings,
         explain_rules=partial(explain_rules, reader.settings),
         tasks=lambda filters, limit, offset, before_id: reader.tasks(
             filters, limit=limit, offset=offset, before_id=before_id
@@ -280,6 +287,7 @@ def services(edge: _Edge) -> Services:
         why=reader.why,
         master=call,
         touched=lambda uids: edge.link.cast("touched", uids),
+        adopt_roots=bootstrap.adoptable,
         node={"name": bootstrap.name, "host": bootstrap.host, "http_port": edge.spec.port},
     )
 

@@ -13,6 +13,7 @@ from raypacs.index.queue import Wish
 from raypacs.master.sealing import SealDuties
 from raypacs.policy.queue import Priority
 from raypacs.records import InstanceRecord, Lease, Registered
+from raypacs.storage.overlap import Location, check_adoptable, location
 
 _ORDER = 90  # shown last: nothing is ever written there
 
@@ -41,9 +42,13 @@ class AdoptEvents(SealDuties):
             TierUnavailable: there is nothing, or it cannot be reached.
         """
         version, settings = self._reader.settings()
-        tier = next((one for one in settings.tiers if _place(one.url) == _place(url)), None)
+        check_adoptable(url)
+        places = {one.name: location(one.url) for one in settings.tiers}
+        place = location(url)
+        tier = next((one for one in settings.tiers if place.is_same(places[one.name])), None)
         if tier is None:
             tier = _new_tier(settings, url, tier_name, form)
+            _check_apart(tier, place, settings.tiers, places)
             self._tiers.try_open(tier)
             told = settings.model_copy(update={"tiers": (*settings.tiers, tier)})
             self.apply_settings(told, who, version)
@@ -106,27 +111,31 @@ class AdoptEvents(SealDuties):
         self._writer.item_progress(lease, progress, self._clock())
 
 
-def _place(url: str) -> str:
-    """Return a URL as it is compared with others."""
-    return unquote(url).removeprefix("file://").rstrip("/") + "/"
+def _check_apart(
+    new: TierSettings,
+    place: Location,
+    tiers: Iterable[TierSettings],
+    places: Mapping[str, Location],
+) -> None:
+    """Refuse an archive that lies in, or holds, another tier. Raises ConfigError."""
+    for tier in tiers:
+        other = places[tier.name]
+        if place.is_in(other) or other.is_in(place):
+            raise ConfigError(
+                f"{new.shown_url} and tier {tier.name} ({tier.shown_url}) lie in one another",
+                hint="adopt a folder that holds no tier, and lies in none",
+            )
 
 
 def _new_tier(settings: Settings, url: str, name: str, form: str) -> TierSettings:
-    place = _place(url)
-    for tier in settings.tiers:
-        other = _place(tier.url)
-        if place.startswith(other) or other.startswith(place):
-            raise ConfigError(
-                f"{url} and tier {tier.name} ({tier.url}) lie in one another",
-                hint="adopt a folder that holds no tier, and lies in none",
-            )
     taken = {tier.name for tier in settings.tiers}
     if name in taken:
         raise ConfigError(f"name: there is a tier {name} already")
     if form not in ("folder", "orthanc"):
         raise ConfigError(f"format: {form!r} is neither folder nor orthanc")
     if not name:
-        last = re.sub(r"[^a-z0-9]+", "-", place.rstrip("/").rpartition("/")[2].lower()).strip("-")
+        last = unquote(url).rstrip("/").rpartition("/")[2].lower()
+        last = re.sub(r"[^a-z0-9]+", "-", last).strip("-")
         names = (last or "adopted", *(f"{last or 'adopted'}-{n}" for n in range(2, 1000)))
         name = next(one for one in names if one not in taken)
     return TierSettings.model_validate(

@@ -225,6 +225,15 @@ class GuardedTier(LateTier):
         )
 
 
+def limited(what: Callable[[], T], name: str, patience_s: float = PATIENCE_S) -> T:
+    """Run one call in a thread of its own. Raises TierUnavailable where it hangs."""
+    call = _Call(what)
+    threading.Thread(target=call.run, name=name, daemon=True).start()
+    if not call.done.wait(patience_s):
+        raise TierUnavailable(f"{name} does not answer for {patience_s:g} s")
+    return call.result()
+
+
 class _Call(Generic[T]):
     """A call in another thread, and what came of it."""
 

@@ -84,5 +84,7 @@ class Services:
     """Name and arguments of an event of the master to its answer; raises what the event raises."""
     touched: Callable[[list[str]], Any]
     """Study UIDs that were accessed; batched, at most once a second and study."""
+    adopt_roots: tuple[str, ...] | None = None
+    """Places from which archives may be adopted; None: from any."""
     node: Row = field(default_factory=dict)
     """What this node says of itself (the fields of NodeInfo)."""

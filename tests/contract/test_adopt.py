@@ -184,6 +184,26 @@ class TestOrdered:
         with pytest.raises(ConfigError, match="format"):
             master.order_adoption(archive.as_uri(), form="zip")
 
+    def test_another_spelling_of_a_tier_is_that_tier(
+        self, site: AdoptingSite, archive: Path, tmp_path: Path
+    ) -> None:
+        order, own = site.master.order_adoption, site.folder / "image"
+        (own / "studies").mkdir(exist_ok=True)
+        alias = tmp_path / "alias"
+        alias.symlink_to(own)
+        for url in (f"file://{archive}/../site/image", alias.as_uri(), f"file:{own}", f"{own}/./"):
+            with pytest.raises(ConfigError, match="raypacs itself"):
+                order(url)
+        with pytest.raises(ConfigError, match="lie in one another"):
+            order((alias / "studies").as_uri())
+        for url in ("local://" + str(own), "simplecache::" + own.as_uri(), "http://host/x", "x/y"):
+            with pytest.raises(ConfigError, match="url: "):
+                order(url)
+        assert len(site.reader.settings()[1].tiers) == 2
+        first = order(archive.as_uri())
+        (tmp_path / "other").symlink_to(archive)
+        assert order((tmp_path / "other").as_uri()) == first
+
     def test_a_second_order_is_the_first_one(self, site: AdoptingSite, archive: Path) -> None:
         first = site.master.order_adoption(archive.as_uri(), who="ann")
         again = site.master.order_adoption(str(archive), prepare=True, who="bob")

@@ -84,6 +84,40 @@ def test_what_cannot_be_is_a_problem(
         assert len(web.get("/api/v1/settings").json()["settings"]["tiers"]) == 2
 
 
+def test_open_access_adopts_from_named_places_only(site: AdoptingSite, archive: Path) -> None:
+    assert site.bootstrap.adoptable is None
+    opened = site.bootstrap.model_copy(update={"access": "open"})
+    tier = {"name": "etc", "role": "image", "read_only": True, "adopted": "folder"}
+    (archive.parent / "way").symlink_to("/etc")
+    for roots in (None, ("s3://bucket/old", (archive / "none").as_uri())):
+        site.bootstrap = opened.model_copy(update={"adopt_roots": roots})
+        with site.served() as web:
+            settings = web.get("/api/v1/settings").json()["settings"]
+            settings["tiers"].append(tier | {"url": archive.as_uri()})
+            for answer in (
+                web.post("/api/v1/adoptions", json={"url": archive.as_uri()}),
+                web.put("/api/v1/settings", json=settings),
+            ):
+                assert (answer.status_code, "adopt_roots" in answer.text) == (422, True)
+    site.bootstrap = opened.model_copy(update={"adopt_roots": (str(archive.parent),)})
+    with site.served() as web:
+        for url in (
+            "file:///etc",
+            (archive.parent / "way").as_uri(),
+            f"{archive}/../../x",
+            "s3://b",
+        ):
+            assert web.post("/api/v1/adoptions", json={"url": url}).status_code == 422, url
+        assert web.post("/api/v1/adoptions", json={"url": archive.as_uri()}).status_code == 202
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "memory://x", "a::file:///etc", "etc"])
+def test_only_folders_and_buckets_are_adopted(site: AdoptingSite, url: str) -> None:
+    with site.served() as web:
+        answer = web.post("/api/v1/adoptions", json={"url": url})
+        assert (answer.status_code, "url: " in answer.json()["detail"]) == (422, True)
+
+
 def test_by_command(
     site: AdoptingSite, archive: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

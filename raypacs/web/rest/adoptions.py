@@ -12,6 +12,7 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import StreamingResponse
 
 from raypacs.errors import NotFound
+from raypacs.storage.overlap import check_allowed
 from raypacs.web.gateway import Gateway
 from raypacs.web.models.adoptions import Adoption, OrderAdoption
 from raypacs.web.models.work import MAX_ID
@@ -41,11 +42,14 @@ def create(gateway: Gateway) -> APIRouter:
         summary="Adopt an archive where it lies; nothing is copied, written or deleted there",
         response_model=Adoption,
         responses={
-            422: says("It cannot be adopted: it holds, or lies in, another tier"),
+            422: says(
+                "It cannot be adopted: it holds, or lies in, another tier, or not where it may"
+            ),
             503: says("It, or the master, cannot be reached; ask again after Retry-After"),
         },
     )
     def adopt(body: OrderAdoption, request: Request) -> Row:
+        check_allowed(body.url, services.adopt_roots)
         told = services.master(
             "order_adoption",
             body.url,
