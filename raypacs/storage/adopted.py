@@ -24,13 +24,14 @@ from raypacs.errors import NotFound, ObjectChanged, TierUnavailable
 from raypacs.records import InstanceRecord
 from raypacs.storage.extents import GAP_BYTES, Extent
 from raypacs.storage.local import LocalTier
-from raypacs.storage.objects import Buffer, ObjectInfo, ObjectWriter, split_url
+from raypacs.storage.objects import Buffer, ObjectInfo, ObjectWriter, is_path, split_url
 from raypacs.storage.remote import FsspecTier
 from raypacs.storage.s3 import SCHEMES, S3Tier
 
 # A file server is asked for so many folders at once; a disk of this host is no slower for it.
 _LISTERS = 8
 _AHEAD = 64
+_NO_PATH = "its key is no path: a part between slashes is empty, . or .."
 _ORTHANC = re.compile(
     r"(?:.*/)?([0-9a-f]{2})/([0-9a-f]{2})/"
     r"(\1\2[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
@@ -82,7 +83,13 @@ class AdoptedTier:
             TierUnavailable: it cannot be listed at all.
         """
         inner = self._inner
-        found = _walk(inner.root) if isinstance(inner, LocalTier) else inner.walk()
+        found: Iterator[ObjectInfo | Skipped]
+        if isinstance(inner, LocalTier):
+            found = _walk(inner.root)
+        elif isinstance(inner, S3Tier):
+            found = (one for one in inner.listed() if one.path)  # '': the "folder" of the archive
+        else:
+            found = iter(inner.walk())
         for one in found:
             wanted = one if isinstance(one, Skipped) else self._wanted(one)
             # A name that is not UTF-8 can be in no index, report or message.
@@ -109,6 +116,9 @@ class AdoptedTier:
     def _wanted(self, info: ObjectInfo) -> ObjectInfo | Skipped:
         if _shown(info.path) != info.path:
             return Skipped(info.path, "its name is not UTF-8")
+        if not is_path(info.path):
+            empty = info.path.endswith("/") and not info.size_bytes
+            return Skipped(info.path, "the key of a folder" if empty else _NO_PATH)
         if self.settings.adopted != "orthanc" or _ORTHANC.fullmatch(info.path):
             return info
         named = _ORTHANC_OBJECT.fullmatch(info.path)

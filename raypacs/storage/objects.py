@@ -62,10 +62,14 @@ def checked_path(path: str) -> str:
     Raises:
         NotFound: it is not (so that a path taken from a request never leaves the tier).
     """
-    segments = path.split("/")
-    if "\0" in path or any(segment in ("", ".", "..") for segment in segments):
+    if not is_path(path):
         raise NotFound(f"{path!r} is not an object path", path=path)
     return path
+
+
+def is_path(path: str) -> bool:
+    """Whether ``path`` is a legal object path (``checked_path``)."""
+    return "\0" not in path and not any(part in ("", ".", "..") for part in path.split("/"))
 
 
 def split_url(settings: TierSettings) -> SplitResult:

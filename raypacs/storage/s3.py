@@ -25,6 +25,7 @@ from raypacs.storage.objects import (
     ObjectInfo,
     as_chunks,
     checked_path,
+    is_path,
     split_prefix,
     split_url,
 )
@@ -166,13 +167,12 @@ class S3Tier:
         Keys that are no paths of objects (the "folders" that some tools make) are left out.
         """
         split_prefix(prefix)
+        yield from (one for one in self.listed(prefix) if is_path(one.path))
+
+    def listed(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Yield the objects whose key goes on with ``prefix``, also where that is no path."""
         for one in self._client.list(self._prefix + prefix):
-            path = one.key.removeprefix(self._prefix)
-            try:
-                checked_path(path)
-            except NotFound:
-                continue
-            yield ObjectInfo(path, one.size_bytes, one.modified_s)
+            yield ObjectInfo(one.key.removeprefix(self._prefix), one.size_bytes, one.modified_s)
 
     # ---- upkeep --------------------------------------------------------------------------------
     def prune(self, prefix: str) -> None:

@@ -1,4 +1,4 @@
-"""Adopting an archive in which single entries cannot be named or read: they cost themselves only."""
+"""Adopting an archive where single entries cannot be named or read: they cost themselves only."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from raypacs.config import TierSettings
 from raypacs.errors import TierUnavailable
 from raypacs.storage import adopted, adoption
 from tests.adopting_site import AdoptingSite
 from tests.contract.test_adopt import picture, whats
+from tests.s3_server import S3Server
 
 
 @pytest.fixture
@@ -106,3 +108,49 @@ def test_a_copy_that_cannot_be_read_is_not_compared(
     monkeypatch.setattr(adopted.LocalTier, "read", failing)
     told = site.adopt(archive)
     assert (told["state"], whats(told)) == ("COMPLETED", {"copy": "skipped"})
+
+
+def adopt_bucket(site: AdoptingSite, s3: S3Server, bucket: str) -> dict[str, Any]:
+    tier = TierSettings.model_validate(
+        {
+            "name": "bucket",
+            "role": "image",
+            "url": f"s3://{bucket}/old",
+            "read_only": True,
+            "adopted": "folder",
+            "s3": {"endpoint_url": s3.endpoint},
+        }
+    )
+    settings = site.settings.model_copy(update={"tiers": (*site.settings.tiers, tier)})
+    site.master.apply_settings(settings, "ann")
+    item_id = site.master.order_adoption(tier.url)["item_id"]
+    site.refresh()
+    site.run("ADOPT")
+    return site.told(item_id)
+
+
+def test_keys_that_are_no_paths(site: AdoptingSite, s3: S3Server) -> None:
+    bucket = s3.bucket()
+    s3.client().put_object(Bucket=bucket, Key="old/", Body=b"")
+    s3.client().put_object(Bucket=bucket, Key="old/c/", Body=b"")
+    for number, key in enumerate(("ok", "a//b", "d/", "./d", "e/../f"), 1):
+        s3.client().put_object(Bucket=bucket, Key=f"old/{key}", Body=picture(number))
+    told = adopt_bucket(site, s3, bucket)
+    assert (told["seen"], told["indexed"], told["error"]) == (6, 1, "")
+    whys = {line["path"]: line["why"] for line in told["lines"]}
+    assert set(whats(told).values()) == {"skipped"}
+    assert whys.pop("c/") == "the key of a folder"
+    assert set(whys) == {"a//b", "d/", "./d", "e/../f"}
+    assert all(why.startswith("its key is no path") for why in whys.values())
+
+
+def test_an_object_that_the_store_does_not_give(site: AdoptingSite, s3: S3Server) -> None:
+    bucket = s3.bucket()
+    for number, key in enumerate(("1", "cold", "3"), 1):
+        kind = "GLACIER" if key == "cold" else "STANDARD"
+        s3.client().put_object(
+            Bucket=bucket, Key=f"old/{key}", Body=picture(number), StorageClass=kind
+        )
+    told = adopt_bucket(site, s3, bucket)
+    assert (told["indexed"], whats(told)) == (2, {"cold": "skipped"})
+    assert "cannot be read" in told["lines"][0]["why"]
