@@ -35,7 +35,7 @@ from raypacs.web.hot import read_accept
 from raypacs.web.negotiate import choose_plain
 from raypacs.web.places import OpenPack, SeriesView
 from raypacs.web.problem import Problem
-from raypacs.web.responses import not_modified
+from raypacs.web.responses import not_modified, root_url
 from raypacs.web.volume_query import PlaneAsked, Query, plane_of, read_query
 
 NPY = "application/x-npy"
@@ -185,6 +185,11 @@ class _Overview3d:
             return same
         body = await asyncio.to_thread(self._body, found, media, query)
         headers = {"ETag": tag, "Vary": "Accept", "Cache-Control": "private, no-cache"}
+        if not found.complete:
+            # Pictures and arrays cannot say it themselves; PS3.18 warns in the same way.
+            shown, total = found.header.facts.frames, found.series_frames
+            text = f"{shown} of {total} frames of the series are in this volume"
+            headers["Warning"] = f'299 {root_url(request)}: "{text}"'
         return Response(body, media_type=media, headers=headers)
 
     def _body(self, found: Found, media: str, query: Query) -> bytes:

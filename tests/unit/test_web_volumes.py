@@ -20,6 +20,7 @@ from raypacs.errors import PackCorrupt
 from raypacs.storage.pack import Pack
 
 ROOT = "/dicom-web/studies/1.2.3/series/1.2.3.1/overview3d"
+FORMS = ("?format=npy", "?format=json", "?format=png", "?format=rpv3")
 
 
 @pytest.fixture
@@ -300,10 +301,15 @@ def test_of_several_packs_the_largest_volume_answers(world: World) -> None:
     with served(world) as client:
         told = client.get(ROOT + "?format=json").json()
         assert (told["frames"], told["series_frames"], told["complete"]) == (18, 18, True)
+        assert not any("warning" in client.get(ROOT + form).headers for form in FORMS)
     prepared(world, series[18:])
     with served(world) as client:
         told = client.get(ROOT + "?format=json").json()
         assert (told["frames"], told["series_frames"], told["complete"]) == (26, 44, False)
+        for form in FORMS:  # pictures and arrays cannot say it themselves
+            warning = client.get(ROOT + form).headers["warning"]
+            assert warning.startswith("299 http")
+            assert warning.endswith(': "26 of 44 frames of the series are in this volume"')
     prepared(world, [*series_datasets(52)[44:]])
     with served(world) as client:
         told = client.get(ROOT + "?format=json").json()
