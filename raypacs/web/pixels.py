@@ -15,7 +15,6 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset
-from pydicom.pixels import pixel_array
 
 from raypacs import dicom
 from raypacs.codec import bits, registry, shown
@@ -25,7 +24,6 @@ from raypacs.records import InstanceRecord
 from raypacs.storage.pack_format import PackInstance
 
 Array = NDArray[Any]
-_YBR = frozenset({"YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_PARTIAL_422"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,23 +138,6 @@ def from_encapsulated(record: InstanceRecord, data: bytes) -> Picture:
     if low and shown.keeps_all_bits(record.transfer_syntax_uid):
         return replace(picture, cells=array)
     return picture
-
-
-def from_dataset(record: InstanceRecord, data: bytes, number: int) -> Picture:
-    """Return a frame of an uncompressed data set in any other native syntax, by pydicom.
-
-    Raises:
-        UnsupportedPixels: pydicom cannot read its pixels.
-    """
-    try:
-        dataset = pydicom.dcmread(io.BytesIO(data), force=True)
-        # With the unused bits: there may be an overlay in them.
-        array = pixel_array(dataset, index=number - 1, raw=True, correct_unused_bits=False)
-        array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    except (InvalidDicomError, AttributeError, ValueError, NotImplementedError) as exc:
-        raise UnsupportedPixels(f"pixels cannot be read: {exc}") from exc
-    photometric = "YBR_FULL" if record.photometric in _YBR else record.photometric
-    return _picture(record, array, photometric, cells=True)
 
 
 def read_header(data: bytes, *, meta: bool = True) -> pydicom.Dataset:
