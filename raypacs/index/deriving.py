@@ -14,30 +14,57 @@ from raypacs.index import registration, sealing, settings
 from raypacs.index.engine import Txn, in_lists
 from raypacs.index.items import stale
 from raypacs.index.queue import Wish, enqueue
-from raypacs.index.schema import instances
+from raypacs.index.schema import instances, studies, work_items
+from raypacs.index.schema import settings as settings_rows
 from raypacs.policy import deriving
 from raypacs.policy.kinds import DERIVE
-from raypacs.policy.queue import Priority
+from raypacs.policy.queue import Priority, State
 from raypacs.records import InstanceRecord, Lease
 
 _COLUMNS = tuple(name for name in InstanceRecord.__slots__ if name != "attributes")
+_SETTINGS_HEARD_S = 60.0  # after which every node works by new settings
 _RULE = "a rule wants lossy objects of it"
 
 
 def enqueue_wanted(txn: Txn, study_uid: str, generation: int) -> bool:
-    """Make a DERIVE item for a study of which rules want objects that it does not have."""
+    """Make a DERIVE item for a study of which rules want objects that it does not have.
+
+    Not where an earlier one left out all that is wanted: the pixels are the same.
+    """
     compression = settings.read(txn.conn)[1].compression
     if not any(rule.action == "lossy" for rule in compression):
         return False
     ours = instances.c.study_uid == study_uid
     there = set(txn.conn.execute(sa.select(instances.c.sop_instance_uid).where(ours)).scalars())
     query = sa.select(*(instances.c[name] for name in _COLUMNS)).where(
-        ours, instances.c.source != deriving.SOURCE
+        ours,
+        instances.c.source != deriving.SOURCE,
+        instances.c.generation > _tried(txn.conn, study_uid),
     )
     records = (InstanceRecord(**row) for row in txn.conn.execute(query).mappings())
     if next(deriving.missing(records, compression, there), None) is None:
         return False
     return enqueue(txn, DERIVE, study_uid, generation, Wish(Priority.LOW, rule=_RULE))
+
+
+def _tried(conn: sa.Connection, study_uid: str) -> int:
+    """Return the generation of a study up to which a DERIVE left out what is not there; 0: none.
+
+    One that began before the study was last received anew, or about when settings changed, does
+    not count: it may have asked for something else.
+    """
+    changed = sa.select(sa.func.max(settings_rows.c.at_s)).scalar_subquery()
+    born = sa.select(studies.c.created_s).where(studies.c.study_uid == study_uid).scalar_subquery()
+    found = conn.execute(
+        sa.select(sa.func.max(work_items.c.generation)).where(
+            work_items.c.kind == DERIVE,
+            work_items.c.study_uid == study_uid,
+            work_items.c.state == State.WARNING.value,
+            work_items.c.started_s > changed + _SETTINGS_HEARD_S,
+            work_items.c.created_s >= born,
+        )
+    ).scalar()
+    return int(found or 0)
 
 
 def check(conn: sa.Connection, lease: Lease, records: Sequence[InstanceRecord]) -> None:

@@ -15,6 +15,7 @@ from raypacs.policy import deriving
 from raypacs.policy.queue import Priority, State
 from raypacs.records import InstanceRecord, Lease, WorkResult
 from tests.contract.queue_world import TIERS, Queue, T, queue_at
+from tests.factories import instance_record
 
 TEN = CompressionRule(name="ten", action="lossy", ratio=10, modalities=("CT",))
 STUDY = "1.1"
@@ -174,6 +175,45 @@ def test_what_was_left_out_is_told_and_not_asked_for_again(queue: Queue) -> None
     assert queue.writer.report(lease, result, T) == State.WARNING
     assert queue.reader.study(STUDY)["state"] == "prepared"
     assert queue.writer.enqueue_due(T + 3600) == 0
+
+
+def leave_one_out(queue: Queue, now: float) -> None:
+    """Of a study with two images, a DERIVE makes one object; that is prepared."""
+    prepare(queue, STUDY, now)
+    lease = taken(queue, now)
+    result = WorkResult(records=made(queue, lease)[:1], warning="nothing lossy was made of 1")
+    assert queue.writer.report(lease, result, now) == State.WARNING
+    prepare(queue, STUDY, now + 60, count=0)
+
+
+def test_what_was_left_out_is_tried_again_with_new_instances_only(queue: Queue) -> None:
+    leave_one_out(queue, T + 600)
+    assert [one["state"] for one in derive_items(queue)] == ["WARNING"]
+    prepare(queue, STUDY, T + 900, count=1)
+    assert {one["state"] for one in derive_items(queue)} == {"WARNING", "SCHEDULED"}
+
+
+def test_what_was_left_out_is_tried_again_by_other_rules(queue: Queue) -> None:
+    leave_one_out(queue, T + 600)
+    five = CompressionRule(name="five", action="lossy", ratio=5, modalities=("CT",))
+    queue.writer.apply_settings(Settings(tiers=TIERS, compression=(five,)), "test", T + 700)
+    lease = taken_anew(queue, T + 800)
+    assert lease.kind == "DERIVE"
+
+
+def taken_anew(queue: Queue, now: float) -> Lease:
+    """Let something of the study that rules do not concern arrive; return the DERIVE it makes."""
+    other = instance_record(study=STUDY, modality="SR", size_bytes=1000)
+    queue.writer.register([other], now)
+    prepare(queue, STUDY, now, count=0)
+    return taken(queue, now)
+
+
+def test_what_was_left_out_before_a_study_was_deleted_does_not_count(queue: Queue) -> None:
+    leave_one_out(queue, T + 600)
+    queue.writer.delete_study(STUDY, T + 700)
+    prepare(queue, STUDY, T + 800)
+    assert {one["state"] for one in derive_items(queue)} == {"WARNING", "SCHEDULED"}
 
 
 def test_an_object_of_another_study_is_refused(queue: Queue) -> None:
