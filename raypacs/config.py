@@ -33,7 +33,7 @@ from raypacs.parsing import parse as parse
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class Bootstrap(_Strict):

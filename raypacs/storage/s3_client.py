@@ -358,7 +358,7 @@ class S3Client:
 
 
 def _may_use_obstore(key: str) -> bool:
-    if _CONTROL.search(key):
+    if not key.isprintable() and _CONTROL.search(key):  # the first is quick
         return False
     global _runtime_pid
     if not _runtime_pid:

@@ -77,6 +77,9 @@ def test_secrets_in_urls_are_refused_and_not_repeated(url: str) -> None:
     values = {"tiers": [{"name": "t", "role": "web", "url": url}]}
     with pytest.raises(ConfigError, match=r"settings: tiers\.0\.url: a URL has no") as refused:
         parse(Settings, values, "settings")
+    with pytest.raises(ValueError, match="a URL has no") as direct:
+        TierSettings(name="t", role="web", url=url)
+    assert "RET" not in str(direct.value)
     assert "RET" not in f"{refused.value} {refused.value.fields} {without_secrets(url)}"
 
 

@@ -15,7 +15,7 @@ class OrderAdoption(Request):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     url: str = Field(
-        description="fsspec URL, or absolute folder, that every node reaches", min_length=1
+        description="Absolute folder, or s3://bucket/prefix, that every node reaches", min_length=1
     )
     name: str = Field("", description="Name of its tier; '' made from the URL", max_length=64)
     form: Literal["folder", "orthanc"] = Field(
