@@ -36,6 +36,8 @@ KNOWN_REASONS = {
         r"two decoders disagree \(.+\)",
         r"sign in the codestream differs from Pixel Representation",
         r"fewer pixel bytes than frames",
+        r"big endian samples of 32 bits: .+",
+        r"colour of \d+ bits stored",
         r"not a JPEG 2000 codestream",
         r"\d+ bytes of Pixel Data after the last frame",
     ),
