@@ -35,7 +35,7 @@ JPEG_XL_LOSSLESS = _JPEG + "110"
 #: Syntaxes whose frames may be lossless: only header and codestream together tell.
 MAYBE_LOSSLESS = frozenset({JPEG_LS_NEAR, JPEG_2000, HTJ2K_GENERAL})
 #: The largest frame that is decoded: anyone can claim any size in a few bytes.
-MOST_SAMPLES = 1 << 28
+MOST_SAMPLES = 1 << 27
 # OpenJPEG works in words of 32 bits, of which a wavelet takes a few; it refuses what OpenJPH codes
 # in words of 64.
 _MOST_OPENJPEG_BITS = 24
