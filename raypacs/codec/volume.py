@@ -144,11 +144,8 @@ def plan_reduction(
     and time are not spent on one direction that shows more than the others. Then, while there are
     more than 8 Mi voxels, whatever is finer.
     """
-    slices, side = shape[0], max(shape[1:])
-    halvings = slice_halvings = 0
-    while halvings < levels and _halved(side, halvings) > MOST_SIDE:
-        halvings += 1
-
+    slices, slice_halvings = shape[0], 0
+    halvings = plane_halvings(max(shape[1:]), levels)
     while (
         slice_mm * (2 << slice_halvings) <= _LONGEST_VOXEL * pixel_mm * (1 << halvings)
         and _halved(slices, slice_halvings + 1) >= FEWEST_SLICES
@@ -166,6 +163,17 @@ def plan_reduction(
         else:
             halvings += 1
     return Reduction(halvings, slice_halvings)
+
+
+def plane_halvings(side: int, levels: int) -> int:
+    """Return how often the sides of a slice are halved, the longer being ``side``, in most volumes.
+
+    At most ``levels`` times.
+    """
+    halvings = 0
+    while halvings < levels and _halved(side, halvings) > MOST_SIDE:
+        halvings += 1
+    return halvings
 
 
 def _halved(size: int, times: int) -> int:

@@ -12,6 +12,7 @@ from raypacs.codec import bits, floats, htj2k
 from raypacs.codec.fragments import Extent
 from raypacs.codec.pixel_layout import Array, PixelLayout, sample_values
 from raypacs.codec.registry import codec_of
+from raypacs.codec.volume import plane_halvings
 from raypacs.errors import MalformedInstance, ProofFailed, UnsupportedPixels
 from raypacs.policy import rules
 from raypacs.storage import pack_format
@@ -49,6 +50,8 @@ class EncodedFrames:
     rests: list[memoryview] = field(default_factory=list)
     table: list[bytes] = field(default_factory=list)
     raw_bytes: int = 0
+    plane_halvings: int = 0
+    planes: list[memoryview] = field(default_factory=list)
 
     def add(self, low: Buffer, rest: Buffer) -> None:
         """Append one frame."""
@@ -60,12 +63,13 @@ class EncodedFrames:
 
 
 def encode_frames(
-    source: Source, first: int, count: int, *, nearest: bool = False
+    source: Source, first: int, count: int, *, nearest: bool = False, planes: bool = False
 ) -> EncodedFrames:
     """Encode frames ``first`` to ``first + count`` (from 0) of an instance, each with its proof.
 
     The form follows from the pixels: floating point, single bits, or integers. ``nearest``: low
-    resolutions are samples picked out, since averages of them mean nothing.
+    resolutions are samples picked out, since averages of them mean nothing. ``planes``: keep grey
+    frames at the resolution of a 3-D overview as well, while both cores are at it.
 
     Raises:
         UnsupportedPixels: a frame cannot be decoded beyond doubt, or not be coded without loss.
@@ -83,6 +87,9 @@ def encode_frames(
         result.low_own = nearest or _is_palette(source)
         if layout.shift:
             result.high_bit = layout.bits_stored - 1
+        if planes and layout.samples == 1 and not result.low_own:
+            levels = htj2k.decomposition_levels(layout.rows, layout.columns)
+            result.plane_halvings = plane_halvings(max(layout.rows, layout.columns), levels)
     for number in range(first, first + count):
         if result.form == rules.BITS:
             _encode_bits(frames.read(number), result)
@@ -150,6 +157,10 @@ def _encode_one(frame: Array, layout: PixelLayout, result: EncodedFrames) -> Non
     view = memoryview(stream.data)
     split = stream.resolution_ends[result.levels - result.low_halvings]
     result.add(view[:split], view[split:])
+    if result.plane_halvings:
+        end = stream.resolution_ends[result.levels - result.plane_halvings]
+        plane = htj2k.decode_frame(view[:end], skip_resolutions=result.plane_halvings)
+        result.planes.append(np.ascontiguousarray(plane).data.cast("B"))
 
 
 def _encode_bits(frame: Array, result: EncodedFrames) -> None:

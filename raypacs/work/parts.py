@@ -41,11 +41,15 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one task prepares: consecutive pieces of one series."""
+    """What one task prepares: consecutive pieces of one series.
+
+    ``stack``: the series has so many grey frames that they may be slices of a volume.
+    """
 
     series_uid: str
     number: int
     pieces: tuple[Piece, ...]
+    stack: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,8 @@ class PieceResult:
     ``table`` holds 16 bytes a frame as in a pack's frame table. ``metadata`` and ``header`` are
     (offset, length) in the inflated blocks of the part; only first pieces have them, and only
     prepared ones a header. ``geometry`` holds the texts of the elements in ``metadata`` that say
-    where the frames lie; empty where only the whole says it.
+    where the frames lie; empty where only the whole says it. ``plane_halvings``: how often the
+    sides of the planes are halved that the part holds of its frames; 0: it holds none.
     """
 
     record: InstanceRecord
@@ -78,6 +83,7 @@ class PieceResult:
     header: tuple[int, int] | None = None
     trailer_length: int = 0
     geometry: tuple[str, ...] = ()
+    plane_halvings: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +138,9 @@ def _unpickled(pickled: bytes) -> Pieces:
 
 @dataclass(frozen=True, slots=True)
 class PartResult:
-    """One part object: rests of all frames, then their low parts, then the two blocks.
+    """One part object: rests of all frames, then their low parts, then the two blocks, then planes.
+
+    Planes are frames at low resolution, native, for the 3-D overview.
 
     ``pieces`` may be given as any sequence; it is kept as :class:`Pieces`.
     """

@@ -8,10 +8,12 @@ be inflated as a whole, so a worker that takes a part of it has all of it in mem
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from raypacs import dicom
+from raypacs.codec.geometry import FEWEST_FRAMES
 from raypacs.config import CompressionRule
 from raypacs.policy import rules
 from raypacs.records import InstanceRecord, StoredInstance
@@ -52,7 +54,11 @@ def plan_chunks(
             room -= weight
             left -= weight
     _close(chunks, series, pieces)
-    return chunks
+    grey: Counter[str] = Counter()
+    for record, size in _with(ordered, sizes):
+        if size and record.samples == 1:
+            grey[record.series_uid] += record.frames
+    return [replace(chunk, stack=grey[chunk.series_uid] >= FEWEST_FRAMES) for chunk in chunks]
 
 
 def _with(records: list[InstanceRecord], sizes: list[int]) -> Iterable[tuple[InstanceRecord, int]]:

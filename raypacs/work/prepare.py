@@ -125,7 +125,7 @@ def prepare_chunk(chunk: Chunk, context: PrepareContext) -> PartResult:
     """
     started = time.perf_counter()
     maker = metadata_of(chunk.series_uid, context.inline_value_bytes, threading.get_ident())
-    work = _ChunkWork(context, maker)
+    work = _ChunkWork(context, maker, chunk.stack)
     results = [work.piece(piece) for piece in chunk.pieces]
     path = layout.attempt_part(context.token, chunk.series_uid, chunk.number)
     low_offset, metadata, headers = work.write(tier_of(context.web), path)
@@ -154,11 +154,13 @@ class _ChunkWork:
 
     context: PrepareContext
     metadata: SeriesMetadata
+    stack: bool = False
     scratch: Scratch = field(default_factory=Scratch)
     lows: list[memoryview] = field(default_factory=list)
     rests: list[memoryview] = field(default_factory=list)
     texts: list[bytes] = field(default_factory=list)
     headers: list[bytes] = field(default_factory=list)
+    planes: list[memoryview] = field(default_factory=list)
     _texts_length: int = 0
     _headers_length: int = 0
 
@@ -182,7 +184,9 @@ class _ChunkWork:
             return self._copied(piece, source, reason)
 
     def _prepared(self, piece: Piece, source: Source, choice: rules.Choice) -> PieceResult:
-        encoded = encode_frames(source, piece.first, piece.count, nearest=choice.nearest)
+        encoded = encode_frames(
+            source, piece.first, piece.count, nearest=choice.nearest, planes=self.stack
+        )
         result = PieceResult(
             record=piece.record,
             first=piece.first,
@@ -200,11 +204,13 @@ class _ChunkWork:
             photometric=encoded.photometric,
             pixel_vr=encoded.pixel_vr,
             raw_bytes=encoded.raw_bytes,
+            plane_halvings=encoded.plane_halvings,
         )
         if piece.first == 0:
             result = self._with_header(result, source, encoded)
         self.lows += encoded.lows
         self.rests += encoded.rests
+        self.planes += encoded.planes
         return result
 
     def _with_header(
@@ -263,13 +269,17 @@ class _ChunkWork:
         return offset, len(data)
 
     def write(self, tier: Tier, path: str) -> tuple[int, PartBlock, PartBlock]:
-        """Write the part: rests, low parts, metadata, headers. Return where the last three lie."""
+        """Write the part: rests, low parts, metadata, headers, planes.
+
+        Returns:
+            Where low parts, metadata and headers lie.
+        """
         metadata = DeflatedBlock.of(self.texts, level=_DEFLATE_LEVEL)
         headers = DeflatedBlock.of(self.headers, level=_DEFLATE_LEVEL)
         low_offset = sum(map(len, self.rests))
         lows = b"".join(self.lows)
         at = low_offset + len(lows)
-        chunks: list[Buffer] = [*self.rests, lows, metadata.data, headers.data]
+        chunks: list[Buffer] = [*self.rests, lows, metadata.data, headers.data, *self.planes]
         # An attempt that was cut off after writing leaves its part; the same bytes come again.
         if tier.exists(path):
             tier.delete(path)

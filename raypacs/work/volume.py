@@ -18,6 +18,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from raypacs.codec import geometry, htj2k
@@ -127,13 +128,20 @@ def _metadata(part: PartResult, web: Tier) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where in a part object a frame lies: low part and rest."""
+    """Where in a part object a frame lies: low part and rest; and its plane, if it has one.
+
+    ``plane_offset`` counts from the first plane of the part; ``plane_halvings`` 0: there is none.
+    """
 
     part: PartResult
     low_offset: int
     low_length: int
     rest_offset: int
     rest_length: int
+    plane_offset: int
+    plane_halvings: int
+    plane_shape: tuple[int, int]
+    plane_type: np.dtype[Any]
 
 
 _Frames = Sequence[tuple[FrameGeometry, _Place | None]]
@@ -152,16 +160,20 @@ class _Lows:
         if part.path in self._by_part:
             return
         places = self._by_part[part.path] = []
-        low, rest = part.low_offset, 0
+        low, rest, plane = part.low_offset, 0, 0
         for piece in part.pieces:
             next_low, next_rest = low + piece.low_length, rest + piece.rest_length
+            shape, dtype = _plane_of(piece)
             if piece.form == rules.HTJ2K and not piece.low_own:
                 uid = piece.record.sop_instance_uid
                 for number, row in enumerate(pack_format.FRAME.iter_unpack(piece.table), 1):
-                    place = _Place(part, low, row[0], rest, row[1])
+                    where = (low, row[0], rest, row[1], plane)
+                    place = _Place(part, *where, piece.plane_halvings, shape, dtype)
                     self._places[uid, piece.first + number] = place
                     places.append(place)
                     low, rest = low + row[0], rest + row[1]
+                    if piece.plane_halvings:
+                        plane += shape[0] * shape[1] * dtype.itemsize
             low, rest = next_low, next_rest
 
     def frames(self, frames: Sequence[FrameGeometry], halvings: int) -> Iterator[Array]:
@@ -174,6 +186,9 @@ class _Lows:
             for path, together in groupby(found, lambda one: one[1].part.path if one[1] else ""):
                 if not path:
                     raise UnsupportedPixels("a frame of the volume was not prepared")
+                if all(place.plane_halvings == halvings > 0 for place in self._by_part[path]):
+                    yield from self._planes(path, [place for _, place in together])
+                    continue
                 prefixes = self._read(self._by_part[path][0].part, halvings)
 
                 def decoded(share: _Frames, prefixes: dict[int, bytes] = prefixes) -> list[Array]:
@@ -185,6 +200,19 @@ class _Lows:
                 shares = [ones[start : start + size] for start in range(0, len(ones), size)]
                 for slices in pool.map(decoded, shares):
                     yield from slices
+
+    def _planes(self, path: str, places: Sequence[_Place | None]) -> Iterator[Array]:
+        """Yield the planes that a part holds, as they were made beside the codestreams."""
+        last = self._by_part[path][-1]
+        rows, columns = last.plane_shape
+        length = last.plane_offset + rows * columns * last.plane_type.itemsize
+        headers = last.part.headers
+        data = self.web.read(path, headers.offset + headers.length, length)
+        for place in places:
+            assert place is not None
+            rows, columns = place.plane_shape
+            samples = np.frombuffer(data, place.plane_type, rows * columns, place.plane_offset)
+            yield samples.reshape(rows, columns)
 
     def _read(self, part: PartResult, halvings: int) -> dict[int, bytes]:
         """Return the beginning of each codestream of a part, by the offset of its low part."""
@@ -209,6 +237,14 @@ class _Lows:
         for (place, _), rest in zip(longer, rests, strict=True):
             found[place.low_offset] += rest
         return found
+
+
+def _plane_of(piece: PieceResult) -> tuple[tuple[int, int], np.dtype[Any]]:
+    """Return shape and type of the planes of a piece's frames."""
+    record, times = piece.record, piece.plane_halvings
+    bits = record.bits_stored if piece.form == rules.HTJ2K else 1
+    dtype = htj2k.container(bits, signed=record.pixel_representation == 1)
+    return (-(-record.rows >> times), -(-record.columns >> times)), dtype
 
 
 def _decoded(

@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from stored_series import Store
 from volume_world import enhanced, part10, series_datasets
 
+from raypacs.codec import volume as codec_volume
 from raypacs.codec.frame_geometry import GEOMETRY_TAGS, frames_of
 from raypacs.work import prepare
 from raypacs.work import volume as work_volume
@@ -68,6 +69,31 @@ def test_where_pieces_do_not_say_it_the_whole_does(tmp_path: Path, kind: str) ->
     parts = parts_of(store, datasets)
     assert not any(piece.geometry for part in parts for piece in part.pieces)
     assert series_volume(parts, store.web, lambda _: True) is not None
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_planes_made_beside_the_codestreams_are_those_of_their_beginnings(
+    tmp_path: Path, signed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec_volume, "MOST_SIDE", 16)
+    slices = series_datasets(24)
+    for dataset in slices:
+        dataset.PixelRepresentation = int(signed)
+    store = Store(tmp_path)
+    parts = parts_of(store, slices)
+    assert all(piece.plane_halvings for part in parts for piece in part.pieces)
+    without = [
+        replace(part, pieces=[replace(piece, plane_halvings=0) for piece in part.pieces])
+        for part in parts
+    ]
+    expected = series_volume(without, store.web, lambda _: True)
+    assert expected is not None
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(work_volume._Lows, "_read", refuse)
+    assert series_volume(parts, store.web, lambda _: True) == expected
 
 
 class _Asked(dict[str, Any]):
