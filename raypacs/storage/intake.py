@@ -236,9 +236,10 @@ class Intake:
             return _answer(record, Outcome.REFUSED, "the same instance is being received already")
         kept = False
         try:
-            known = self._ports.known(uid) or self._ports.known_sealed(
+            # In this order: a sealed series that is opened meanwhile has rows after that.
+            known = self._ports.known_sealed(
                 record.study_uid, record.series_uid, uid
-            )
+            ) or self._ports.known(uid)
             if known is not None and not known[0]:
                 known = (self._checksum(record), *known[1:])
             if known is not None and (known[0] != record.sha256 or self._tiers.hold(known[2])):
