@@ -75,10 +75,13 @@ def _filled(draw: st.DrawFn, shape: tuple[int, ...], low: int, high: int) -> np.
 
 @st.composite
 def pictures(draw: st.DrawFn) -> Drawn:
-    """Integer samples of 1 to 32 bits, grey or colour, in every uncompressed syntax and RLE."""
-    depth, signed = draw(st.integers(1, 32)), draw(st.booleans())
-    cell = draw(st.sampled_from([size for size in (1, 2, 4) if 8 * size >= depth]))
+    """Grey samples of 1 to 32 bits, colour of up to 16, in every uncompressed syntax and RLE.
+
+    Deeper colour is copied: only its encoder's own library would read it.
+    """
     colour = draw(st.booleans())
+    depth, signed = draw(st.integers(1, 16 if colour else 32)), draw(st.booleans())
+    cell = draw(st.sampled_from([size for size in (1, 2, 4) if 8 * size >= depth]))
     shape = (
         draw(st.integers(1, 3)),
         draw(st.integers(1, MOST_SIDE)),

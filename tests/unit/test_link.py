@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 from multiprocessing import Pipe
 
@@ -21,10 +23,18 @@ def missing(uid: str) -> None:
 
 @pytest.fixture
 def caller():
+    before = set(threading.enumerate())
     ours, theirs = Pipe()
     serve(theirs, {"divide": divide, "missing": missing, "hang": threading.Event().wait})
     lost = threading.Event()
     yield Caller(ours, on_lost=lost.set)
+    # Both readers must have gone before the number of a pipe is another test's: they would take
+    # what comes there.
+    with socket.socket(fileno=os.dup(ours.fileno())) as both:
+        both.shutdown(socket.SHUT_RDWR)
+    assert lost.wait(10)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(1)  # but for what hangs on purpose
     theirs.close()
     ours.close()
 
