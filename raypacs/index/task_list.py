@@ -41,11 +41,16 @@ _Conditions = list[sa.ColumnElement[bool]]
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """How a filter is looked up: its conditions, SQLite's index, and what gives the order."""
+    """How a filter is looked up: its conditions, SQLite's index, and what gives the order.
+
+    ``sorts``: few match, found by an index of another order, and are sorted. PostgreSQL would
+    rather walk all items in the order that is asked for, until enough of them match.
+    """
 
     conditions: _Conditions
     hint: str = ""
     by_created: bool = False
+    sorts: bool = False
     count_hint: str = ""
 
     def query(self, *more: sa.ColumnElement[bool]) -> sa.Select[Any]:
@@ -62,7 +67,8 @@ class _Plan:
         found = self.query(*more)
         if self.by_created:  # the order that the index has
             found = found.order_by(work_items.c.created_s.desc())
-        return found.order_by(work_items.c.item_id.desc())
+        newest = work_items.c.item_id
+        return found.order_by((newest + 0 if self.sorts else newest).desc())
 
 
 def page(
@@ -139,9 +145,9 @@ def _plan(conn: sa.Connection, wanted: TaskFilter) -> _Plan:
     in_time = replace(by_time, conditions=wanted.row_conditions).query().limit(SCANNED + 1)
     counted = sa.select(sa.func.count()).select_from(in_time.subquery())
     if conn.execute(counted).scalar_one() <= SCANNED:
-        return by_time
+        return replace(by_time, sorts=True)
     if wanted.facets and _facet_total(conn, wanted) <= SCANNED:
-        return replace(plan, hint=_BY_FACET)
+        return replace(plan, hint=_BY_FACET, sorts=True)
     # Many match: the first of them, in the order of an index, are soon found.
     if created:
         return replace(by_time, by_created=True)
@@ -156,7 +162,8 @@ def _newest(
     if not wanted.facets:
         return list(conn.execute(replace(plan, hint=_BY_NUMBER).ordered().limit(most)).scalars())
     if total <= SCANNED:
-        return list(conn.execute(replace(plan, hint=_BY_FACET).ordered().limit(most)).scalars())
+        few = replace(plan, hint=_BY_FACET, sorts=True)
+        return list(conn.execute(few.ordered().limit(most)).scalars())
     # Many match, so mostly enough of the newest items do.
     newest = sa.select(sa.func.max(work_items.c.item_id)).where(*before)
     last = conn.execute(newest).scalar() or 0
