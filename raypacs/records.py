@@ -83,6 +83,22 @@ class AsideRecord:
     sop_instance_uid: str = ""
     sha256: str = ""
 
+    @classmethod
+    def conflict(cls, record: InstanceRecord, reason: str) -> AsideRecord:
+        """Return an instance as one whose SOP Instance UID other bytes have."""
+        return cls(
+            outcome=Outcome.CONFLICT,
+            tier=record.tier,
+            path=record.path,
+            size_bytes=record.size_bytes,
+            reason=reason,
+            source=record.source,
+            received_at_s=record.received_at_s,
+            study_uid=record.study_uid,
+            sop_instance_uid=record.sop_instance_uid,
+            sha256=record.sha256,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Registered:

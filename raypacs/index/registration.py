@@ -17,7 +17,7 @@ from raypacs.index import attributes, audit, deletion, ledger, listing, sealing
 from raypacs.index.deciding import Batch, decide
 from raypacs.index.engine import Txn, add, changes, in_lists, insert, insert_many
 from raypacs.index.schema import asides, copies, instances, series, sources, studies
-from raypacs.records import AsideRecord, InstanceRecord, Outcome, Registered
+from raypacs.records import AsideRecord, InstanceRecord, Registered
 
 CONFLICT_REASON = "another object with this SOP Instance UID and other bytes is served"
 
@@ -42,7 +42,7 @@ def register(
     batch = Batch()
     answers = decide(txn.conn, records, batch)
     for conflict in batch.conflicts:
-        aside(txn, _as_aside(conflict), holder=holder)
+        aside(txn, AsideRecord.conflict(conflict, CONFLICT_REASON), holder=holder)
     if batch.new:
         _write(txn, batch.new, due_s, adopted=adopted)
     ledger.spend(txn, holder, batch.spent)
@@ -320,21 +320,6 @@ def _arrivals(new: list[InstanceRecord]) -> list[dict[str, Any]]:
         row["frames"] += record.frames
         row["bytes_in"] += record.size_bytes
     return list(rows.values())
-
-
-def _as_aside(record: InstanceRecord) -> AsideRecord:
-    return AsideRecord(
-        outcome=Outcome.CONFLICT,
-        tier=record.tier,
-        path=record.path,
-        size_bytes=record.size_bytes,
-        reason=CONFLICT_REASON,
-        source=record.source,
-        received_at_s=record.received_at_s,
-        study_uid=record.study_uid,
-        sop_instance_uid=record.sop_instance_uid,
-        sha256=record.sha256,
-    )
 
 
 def aside(txn: Txn, record: AsideRecord, *, holder: str) -> None:

@@ -67,23 +67,8 @@ def _decided(ports: IntakePorts, tiers: Tiers, record: InstanceRecord) -> Sequen
             LOG.warning("an instance waits: %s", exc, extra={"tier": served.tier})
             return []
         if not sha256:
-            ports.aside(_as_conflict(record))
+            ports.aside(AsideRecord.conflict(record, _GONE))
             return [Registered(record.sop_instance_uid, record.path, Outcome.CONFLICT)]
         ports.checksums([(served, sha256)])
     answers = ports.register([record])
     return [answer for answer in answers if answer.outcome is not Outcome.UNDECIDED]
-
-
-def _as_conflict(record: InstanceRecord) -> AsideRecord:
-    return AsideRecord(
-        outcome=Outcome.CONFLICT,
-        tier=record.tier,
-        path=record.path,
-        size_bytes=record.size_bytes,
-        reason=_GONE,
-        source=record.source,
-        received_at_s=record.received_at_s,
-        study_uid=record.study_uid,
-        sop_instance_uid=record.sop_instance_uid,
-        sha256=record.sha256,
-    )
