@@ -193,6 +193,7 @@ class Intake:
         """Register what is left and stop; False if something stays for :meth:`recover`."""
         flushed = self._registrar.close(timeout_s)
         self._aside.report()
+        self._tell_learned()
         if flushed:
             self._markers.sweep(idle_s=0)
         return flushed and not self._aside.unreported()
@@ -329,13 +330,20 @@ class Intake:
     def _background(self) -> None:
         self._aside.report()
         self._markers.sweep()
+        self._tell_learned()
         try:
-            if self._learned:  # told late, or not at all, it is read once more
-                told = [self._learned.popleft() for _ in range(len(self._learned))]
-                self._ports.checksums(told)
             self._room.refill()
         except (RaypacsError, OSError) as exc:
-            LOG.warning("no answer in the background: %s", type(exc).__name__)
+            LOG.warning("no room was taken in the background: %s", type(exc).__name__)
+
+    def _tell_learned(self) -> None:
+        """Tell the index checksums of what was adopted; untold, they are read once more."""
+        told = [self._learned.popleft() for _ in range(len(self._learned))]
+        try:
+            if told:
+                self._ports.checksums(told)
+        except (RaypacsError, OSError) as exc:
+            LOG.warning("checksums were not told: %s", type(exc).__name__)
 
 
 def _check_command(
