@@ -40,6 +40,8 @@ _log = logging.getLogger("raypacs.edges")
 REGISTER_TIMEOUT_S = 60.0
 STATUS_TIMEOUT_S = 2.0
 Call = Callable[..., Any]
+QUESTIONS: frozenset[str] = frozenset()
+"""Methods of the read side that REST routes may ask through ``Services.ask``."""
 Lost = Callable[[str], bool]
 """Whether the process of a boot name is gone."""
 
@@ -286,10 +288,18 @@ def services(edge: _Edge) -> Services:
         nodes=lambda: reader.nodes(time.time()),
         why=reader.why,
         master=call,
+        ask=partial(ask, reader),
         touched=lambda uids: edge.link.cast("touched", uids),
         adopt_roots=bootstrap.adoptable,
         node={"name": bootstrap.name, "host": bootstrap.host, "http_port": edge.spec.port},
     )
+
+
+def ask(reader: SealedReader, question: str, *args: Any, **named: Any) -> Any:
+    """Answer a question of a REST route from the index."""
+    if question not in QUESTIONS:
+        raise AttributeError(question)
+    return getattr(reader, question)(*args, **named)
 
 
 def explain_rules(

@@ -15,6 +15,10 @@ Web tier::
     attempts/{token}/{part}                        parts of a running attempt
     adoptions/{token}.jsonl.gz                     what an adoption left out, and why
 
+Library tier::
+
+    studies/{Study}/{Series}/{token}.zip           a series: ``docs/container-format.md``
+
 Every tier::
 
     site/{site}.json                               marker of the site that the tier belongs to
@@ -35,7 +39,7 @@ SITE_MARKERS = "site/"
 ATTEMPTS = "attempts/"
 _UID = re.compile(r"[0-9.]{1,64}")
 _OBJECT = re.compile(
-    r"""(studies/[0-9.]+/[0-9.]+/([0-9.]+\.)?[0-9a-f]+\.(dcm|manifest|pack|hdr)
+    r"""(studies/[0-9.]+/[0-9.]+/([0-9.]+\.)?[0-9a-f]+\.(dcm|manifest|pack|hdr|zip)
     |conflicts/[0-9.]+/[0-9.]+\.[0-9a-f]+\.dcm
     |quarantine/[0-9]{8}/[0-9a-f]+\.(dcm|json)
     |attempts/[0-9a-f]+/.+
@@ -117,6 +121,11 @@ def intake_marker(boot: str, marked: str) -> str:
 def pack(study_uid: str, series_uid: str, token: str) -> str:
     """Path of a prepared series."""
     return f"studies/{study_uid}/{series_uid}/{token}.pack"
+
+
+def container(study_uid: str, series_uid: str, token: str) -> str:
+    """Path of a series in a library."""
+    return f"studies/{study_uid}/{series_uid}/{token}.zip"
 
 
 def header_sidecar(pack_path: str) -> str:

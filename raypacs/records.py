@@ -66,6 +66,8 @@ class InstanceRecord:
     pixel_offset_bytes: int = -1
     pixel_length_bytes: int = 0
     attributes: dict[str, str] = field(default_factory=dict)
+    peer: str = ""
+    """Address of who sent it, as the edge saw it; '' for other doors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,68 @@ class PreparedSeries:
 
 
 @dataclass(frozen=True, slots=True)
+class ArchivedSeries:
+    """A container of a series in a library: durable, read back, and found whole.
+
+    ``based_on``: path of the manifest it was made of; ``generation``: the lease's. ``form``:
+    ``as received`` or ``htj2k``.
+    """
+
+    study_uid: str
+    series_uid: str
+    tier: str
+    path: str
+    token: str
+    form: str
+    sha256: str
+    size_bytes: int
+    instance_count: int
+    based_on: str
+
+
+@dataclass(frozen=True, slots=True)
+class MovedSeries:
+    """A series whose instances lie elsewhere now, as its new manifest says; durable, compared.
+
+    ``based_on``: path of the manifest that it takes the place of. ``tier_bytes``: (tier, objects,
+    bytes) of all its instances by where they lie now, on image tiers.
+    """
+
+    study_uid: str
+    series_uid: str
+    manifest_tier: str
+    manifest_path: str
+    manifest_bytes: int
+    based_on: str
+    tier_bytes: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedContainer:
+    """What reading a library's container showed: ``why`` it cannot be relied on, '' if it can."""
+
+    tier: str
+    path: str
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerRef:
+    """A container of a series as the index knows it."""
+
+    study_uid: str
+    series_uid: str
+    tier: str
+    path: str
+    form: str
+    sha256: str
+    size_bytes: int
+    instance_count: int
+    generation: int
+    damaged: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkResult:
     """What a dispatcher reports for a lease: packs published, or why not, and if to try again.
 
@@ -216,7 +280,9 @@ class WorkResult:
     ``warning``: done, with something an operator should read (state WARNING).
     ``died``: worker processes died under it, again and again; that counts as a death of the
     attempt, not as a try. ``records``: objects of the study that the attempt made and wrote
-    durably; they are registered together with the end of the attempt.
+    durably; they are registered together with the end of the attempt. ``archived``, ``moved`` and
+    ``checked``: what ARCHIVE, MIGRATE or RESTORE, and VERIFY did; they count also where the attempt
+    failed on something else.
     """
 
     packs: tuple[PreparedSeries, ...] = ()
@@ -226,6 +292,9 @@ class WorkResult:
     warning: str = ""
     died: bool = False
     records: tuple[InstanceRecord, ...] = ()
+    archived: tuple[ArchivedSeries, ...] = ()
+    moved: tuple[MovedSeries, ...] = ()
+    checked: tuple[CheckedContainer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ LONGEST_FUNCTION = 60
 
 VOCABULARY = {
     *("errors", "records", "uids", "dataset", "dicom", "dicom_json", "config", "layout", "link"),
-    *("moments", "process", "parsing", "compression", "object_store"),
+    *("moments", "process", "parsing", "compression", "object_store", "autopilot"),
 }
 
 # Room to the rooms (packages or modules directly in raypacs) it may import, besides itself.
@@ -30,7 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "parsing": {"errors"},
     "compression": set(),
     "object_store": set(),
-    "config": {"object_store", "errors", "parsing", "compression"},
+    "autopilot": {"compression", "errors", "object_store", "parsing"},
+    "config": {"autopilot", "errors", "parsing", "compression"},
     "layout": {"errors"},
     "link": {"errors"},
     "moments": set(),

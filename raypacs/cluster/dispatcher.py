@@ -25,12 +25,12 @@ from raypacs.cluster.reporter import Reporter
 from raypacs.cluster.rooms import Rooms
 from raypacs.cluster.tasks import RayTasks, guarded, warm_up
 from raypacs.config import Bootstrap, Settings
-from raypacs.errors import MasterUnavailable, RaypacsError, StaleLease
+from raypacs.errors import MasterUnavailable, NotFound, RaypacsError, StaleLease
 from raypacs.index.sealed_reader import SealedReader
 from raypacs.records import Assignment, Lease, Poll
 from raypacs.storage.manifest import Manifests
 from raypacs.work.kinds import RUNS
-from raypacs.work.run import Archives, Run, Site, TaskFailure
+from raypacs.work.run import Archives, Moves, Run, Site, TaskFailure
 from raypacs.work.source import find_tier
 
 _log = logging.getLogger("raypacs.cluster.dispatcher")
@@ -216,7 +216,24 @@ class Dispatcher:
             site_id=lambda: self._reader.site().site_id,
             boot=self._boot,
             archives=self._archives(),
+            moves=self._moves(),
         )
+
+    def _moves(self) -> Moves:
+        reader, call = self._reader, self._master.call
+        return Moves(
+            containers=reader.containers,
+            study=self._study,
+            plan=lambda lease, places: call("plan_objects", lease, places),
+            reserve=lambda lease, tier, size_bytes: int(call("reserve", lease, tier, size_bytes)),
+            progress=lambda lease, progress: call("item_progress", lease, progress),
+        )
+
+    def _study(self, study_uid: str) -> dict[str, Any] | None:
+        try:
+            return self._reader.study(study_uid)
+        except NotFound:
+            return None
 
     def _archives(self) -> Archives:
         reader, call = self._reader, self._master.call

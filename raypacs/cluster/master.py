@@ -58,6 +58,8 @@ EVENTS = frozenset(
         "checksums",
         "let_prepare",
         "item_progress",
+        "plan_objects",
+        "reserve",
         "grant",
         "release_grants",
         "node_seen",

@@ -34,3 +34,8 @@ def count_(name: str) -> sa.Column[int]:
 def time_(name: str) -> sa.Column[float]:
     """Seconds since the Unix epoch in UTC, 0 where there is none."""
     return sa.Column(name, sa.Double, nullable=False, server_default="0")
+
+
+def flag_(name: str) -> sa.Column[bool]:
+    """Yes or no, no by default."""
+    return sa.Column(name, sa.Boolean, nullable=False, server_default=sa.false())

@@ -15,7 +15,16 @@ import sqlalchemy as sa
 from raypacs.errors import NotFound
 from raypacs.index import adopted, audit, ledger, listing, queue, sealing
 from raypacs.index.engine import Txn, in_lists, insert_many
-from raypacs.index.schema import asides, copies, delete_intents, instances, packs, series, studies
+from raypacs.index.schema import (
+    asides,
+    containers,
+    copies,
+    delete_intents,
+    instances,
+    packs,
+    series,
+    studies,
+)
 from raypacs.index.schema import audit as audit_rows
 
 
@@ -32,7 +41,7 @@ class DeleteIntent:
 
 
 def delete_study(txn: Txn, study_uid: str, *, grace_s: float, who: str = "") -> list[DeleteIntent]:
-    """Take a study out of the index and return its objects (image, web, conflicts) to delete.
+    """Take a study out of the index and return its objects in caches and libraries to delete.
 
     Those on adopted tiers are not among them: they stay where they are.
 
@@ -64,7 +73,7 @@ def delete_study(txn: Txn, study_uid: str, *, grace_s: float, who: str = "") -> 
         ],
     )
     listing.unlist(txn.conn, [study_uid])
-    for table in (instances, series, packs, copies, asides, studies):
+    for table in (instances, series, packs, copies, containers, asides, studies):
         txn.conn.execute(sa.delete(table).where(table.c.study_uid == study_uid))
     intents = pending(txn.conn, study_uid)
     size_bytes = sum(size for _, _, size in objects)
@@ -100,12 +109,16 @@ def _objects(conn: sa.Connection, study_uid: str) -> list[tuple[str, str, int]]:
     found: list[tuple[str, str, int]] = []
     for table, path, size in (
         (instances, instances.c.path, instances.c.size_bytes),
+        (containers, containers.c.path, containers.c.size_bytes),
         (asides, asides.c.path, asides.c.size_bytes),
         (packs, packs.c.pack_path, packs.c.pack_bytes),
         (packs, packs.c.header_path, packs.c.header_bytes),
     ):
         rows = conn.execute(
-            sa.select(table.c.tier, path, size).where(table.c.study_uid == study_uid)
+            sa.select(table.c.tier, path, size).where(
+                table.c.study_uid == study_uid,
+                table.c.tier != "",  # it lies nowhere but in libraries
+            )
         )
         found += [(row[0], row[1], int(row[2])) for row in rows]
     return found

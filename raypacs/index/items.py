@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from raypacs.errors import StaleLease
+from raypacs.index.endings import STILL_WRITES_S, end
 from raypacs.index.engine import Txn, add, in_lists
 from raypacs.index.facets import enter, facet_of, leave
 from raypacs.index.schema import dead_attempts, item_counts, work_items
@@ -249,3 +250,6 @@ def bury(txn: Txn, items: Sequence[sa.RowMapping]) -> None:
         for item in items
     ]
     add(txn.conn, dead_attempts, rows, counters=[], replace=["next_sweep_s"])
+    for item in items:
+        # Not at once: a node that was cut off may still write.
+        end(txn, item["node"], item["token"], due_s=txn.now + STILL_WRITES_S)

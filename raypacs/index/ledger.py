@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from raypacs.index.engine import Txn, add
 from raypacs.index.schema import (
     asides,
+    containers,
     copies,
     delete_intents,
     grants,
@@ -27,6 +28,7 @@ from raypacs.index.schema import (
     studies,
 )
 from raypacs.policy.forecast import HourlyIntake, hour_of
+from raypacs.policy.holding import LIBRARY
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,18 +151,21 @@ def read(conn: sa.Connection) -> dict[str, LedgerRow]:
 def recount(conn: sa.Connection) -> dict[str, int]:
     """Count the bytes per tier again from the rows of all objects; equals ``used_bytes``.
 
-    Of a sealed study, whose instances have no rows, the copies are counted, less its packs.
+    Of a sealed study, whose instances have no rows, the copies in caches are counted, less its
+    packs. Instances that lie nowhere but in libraries (tier '') take no bytes.
     """
     total: Counter[str] = Counter()
     sealed = studies.c.sealed_s > 0
+    in_cache = sa.and_(sealed, copies.c.hold != LIBRARY)
     pack_bytes = packs.c.pack_bytes + packs.c.header_bytes
     for column, size, table, where in (
-        (instances.c.tier, instances.c.size_bytes, instances, sa.true()),
+        (instances.c.tier, instances.c.size_bytes, instances, instances.c.tier != ""),
+        (containers.c.tier, containers.c.size_bytes, containers, sa.true()),
         (packs.c.tier, pack_bytes, packs, sa.true()),
         (asides.c.tier, asides.c.size_bytes, asides, sa.true()),
         (delete_intents.c.tier, delete_intents.c.size_bytes, delete_intents, sa.true()),
         (series.c.manifest_tier, series.c.manifest_bytes, series, series.c.manifest_path != ""),
-        (copies.c.tier, copies.c.size_bytes, _of_study(copies), sealed),
+        (copies.c.tier, copies.c.size_bytes, _of_study(copies), in_cache),
         (packs.c.tier, -pack_bytes, _of_study(packs), sealed),
     ):
         query = sa.select(column, sa.func.sum(size)).select_from(table).where(where)

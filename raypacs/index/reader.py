@@ -18,16 +18,29 @@ from raypacs.index import (
     task_list,
     why,
 )
+from raypacs.index.archive_reader import ArchiveReader
 from raypacs.index.engine import open_engine
+from raypacs.index.evict_reader import EvictReader
+from raypacs.index.forecast_reader import ForecastReader
+from raypacs.index.placing_reader import PlacingReader
 from raypacs.index.queue_reader import QueueReader
 from raypacs.index.schema import asides, copies, instances, packs, series, studies
+from raypacs.index.study_reader import StudyReader
 from raypacs.index.tier_reader import TierReader
 from raypacs.records import AsideRecord, InstanceRecord, Outcome, PackRef, StoredInstance
 
 _RECORD = InstanceRecord.__slots__
 
 
-class IndexReader(QueueReader, TierReader):
+class IndexReader(
+    QueueReader,
+    TierReader,
+    EvictReader,
+    ArchiveReader,
+    PlacingReader,
+    StudyReader,
+    ForecastReader,
+):
     """Answers from the index at ``url``. Thread-safe. Rows are plain, JSON-able dicts.
 
     Any method may raise MasterUnavailable while the index does not exist yet.

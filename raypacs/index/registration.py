@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from raypacs.index import attributes, audit, deletion, ledger, listing, sealing
+from raypacs.index import attributes, audit, deletion, holds, ledger, listing, sealing
 from raypacs.index.deciding import Batch, decide
 from raypacs.index.engine import Txn, add, changes, in_lists, insert, insert_many
 from raypacs.index.schema import asides, copies, instances, series, sources, studies
@@ -76,6 +76,7 @@ def _write(txn: Txn, new: list[InstanceRecord], due_s: float | None, *, adopted:
         ],
     )
     audit.publish(txn, "events", _arrivals(new))
+    holds.refresh(txn, by_study)
 
 
 def _write_studies(
@@ -377,4 +378,7 @@ def touched(txn: Txn, study_uids: Iterable[str]) -> None:
     for uids in in_lists(study_uids):
         txn.conn.execute(
             sa.update(studies).where(studies.c.study_uid.in_(uids)).values(accessed_s=txn.now)
+        )
+        txn.conn.execute(
+            sa.update(copies).where(copies.c.study_uid.in_(uids)).values(accessed_s=txn.now)
         )

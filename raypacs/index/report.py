@@ -13,7 +13,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from raypacs.index import audit, deriving, ledger, settings
+from raypacs.index import archiving, audit, deriving, holds, ledger, placing, settings
+from raypacs.index.endings import end
 from raypacs.index.engine import Txn, changes, in_lists, insert
 from raypacs.index.items import bury, clean, current, find, find_where, move, stale
 from raypacs.index.queue import again_or_fail, cancel_each, unprepared_count
@@ -47,6 +48,8 @@ def report(txn: Txn, lease: Lease, result: WorkResult, retry: Retry, chance: flo
     for pack in result.packs:
         _take_over(txn, pack, lease)
     deriving.take_over(txn, lease, result.records)
+    archiving.take_over(txn, lease, result)
+    placing.take_over(txn, lease, result.moved)
     prepares = lease.kind == PREPARE
     error = result.error or (_left_out(txn, lease) if prepares else "")
     if error:
@@ -64,6 +67,7 @@ def report(txn: Txn, lease: Lease, result: WorkResult, retry: Retry, chance: flo
         )
     if prepares:
         _follow_up(txn, lease)
+    end(txn, lease.node, lease.token, due_s=txn.now)
     return state
 
 
@@ -120,12 +124,18 @@ def _reported_before(txn: Txn, lease: Lease, result: WorkResult) -> State | None
     state = State(item["state"]) if item is not None else State.COMPLETED
     if item is not None and item["token"] == lease.token:
         return None if state == State.IN_PROCESS else state
-    taken_over = txn.conn.execute(
+    packed = txn.conn.execute(
         sa.select(packs.c.token)
         .where(packs.c.study_uid == lease.study_uid, packs.c.token == lease.token)
         .limit(1)
     ).first()
-    return state if taken_over or deriving.taken_over(txn.conn, result.records) else None
+    taken_over = (
+        packed is not None
+        or deriving.taken_over(txn.conn, result.records)
+        or archiving.taken_over(txn.conn, lease, result.archived)
+        or placing.taken_over(txn.conn, lease, result.moved)
+    )
+    return state if taken_over else None
 
 
 def _left_out(txn: Txn, lease: Lease) -> str:
@@ -158,6 +168,7 @@ def _take_over(txn: Txn, pack: PreparedSeries, lease: Lease) -> None:
             "created_s": txn.now,
         }
         count_copies(txn, [copy])
+        holds.refresh(txn, [pack.study_uid])
     transcoded = [one for one in fresh if one.form != "copied"]
     txn.conn.execute(
         sa.update(studies)

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from raypacs.index.autopilot_schema import containers as containers
+from raypacs.index.autopilot_schema import copy_totals as copy_totals
+from raypacs.index.autopilot_schema import forecasts as forecasts
+from raypacs.index.autopilot_schema import levels as levels
 from raypacs.index.columns import TEXT as TEXT
-from raypacs.index.columns import count_, id_, text_, time_
+from raypacs.index.columns import count_, flag_, id_, text_, time_
 from raypacs.index.columns import metadata as metadata
 from raypacs.index.queue_schema import dead_attempts as dead_attempts
 from raypacs.index.queue_schema import halts as halts
@@ -28,6 +32,10 @@ meta = sa.Table(
     time_("at_s"),
 )
 
+_PINNED = sa.text("pinned_until_s > 0")
+_DELETE_AFTER = sa.text("delete_after_s > 0")
+_PLANNED = sa.text("token <> ''")
+_LISTED = sa.text("what = 'listed'")
 _UNSEALED = sa.text("state = 'prepared' AND sealed_s = 0")
 
 # ``generation`` grows with every batch that brings new instances; ``prepare_due_s`` is when the
@@ -65,12 +73,39 @@ studies = sa.Table(
     time_("sealed_s"),
     # Its place in the list of studies, by study date (``listing``).
     count_("list_no"),
+    # new, dictated, reported or approved, and since when.
+    sa.Column("status", TEXT, nullable=False, server_default="new"),
+    time_("status_s"),
+    flag_("exported"),
+    flag_("his_verified"),
+    # Instances are under storage commitment.
+    flag_("committed"),
+    # Whether it is to be archived: False only where all its sources have that switched off.
+    sa.Column("archiving", sa.Boolean, nullable=False, server_default=sa.true()),
+    # Not evicted before; 0: not pinned.
+    time_("pinned_until_s"),
+    # Of the study it was prefetched for; effective is the later one.
+    time_("inherited_accessed_s"),
+    time_("inherited_created_s"),
+    # When instances of it left the image tiers; 0: they are there.
+    time_("offline_s"),
+    # When a rule deletes it; 0: none does.
+    time_("delete_after_s"),
+    # Distinct [source, peer] that sent instances of it.
+    sa.Column("origins", sa.JSON, nullable=False, server_default="[]"),
     sa.Index("ix_studies_prepare_due", "prepare_due_s"),
     sa.Index("ix_studies_patient_id", "patient_id"),
     sa.Index("ux_studies_list_no", "list_no", unique=True),
     sa.Index("ix_studies_accession", "accession_number"),
     sa.Index("ix_studies_accessed", "accessed_s"),
     sa.Index("ix_studies_created", "created_s"),
+    sa.Index("ix_studies_pinned", "pinned_until_s", sqlite_where=_PINNED, postgresql_where=_PINNED),
+    sa.Index(
+        "ix_studies_delete_after",
+        "delete_after_s",
+        sqlite_where=_DELETE_AFTER,
+        postgresql_where=_DELETE_AFTER,
+    ),
     sa.Index(
         "ix_studies_unsealed",
         "last_received_s",
@@ -101,7 +136,7 @@ study_totals = sa.Table(
     count_("prepared_bytes"),
 )
 
-DERIVED = (study_totals,)
+DERIVED = (study_totals, copy_totals)
 """Tables that the database itself fills."""
 
 # ``manifest_path`` is empty while the instances of the series are rows.
@@ -162,6 +197,7 @@ instances = sa.Table(
     count_("prepared_bytes"),
     text_("prepared_transfer_syntax_uid"),
     sa.Column("lossless_proven", sa.Boolean, nullable=False, server_default=sa.false()),
+    text_("peer"),
     sa.Index("ix_instances_series", "study_uid", "series_uid"),
 )
 
@@ -184,6 +220,9 @@ packs = sa.Table(
 )
 
 # A study on a tier: how many objects and bytes of it lie there, up to which generation.
+# ``accessed_s``: the study's effective access time; ``hold``: why it may not be evicted ('': it
+# may), see ``holds``; ``archive_proven``: of a library, that it was read back whole at
+# ``proven_s`` and has every instance of ``generation``.
 copies = sa.Table(
     "copies",
     metadata,
@@ -194,7 +233,12 @@ copies = sa.Table(
     count_("generation"),
     sa.Column("archive_proven", sa.Boolean, nullable=False, server_default=sa.false()),
     time_("created_s"),
+    time_("accessed_s"),
+    text_("hold"),
+    time_("proven_s"),
+    time_("verified_s"),
     sa.Index("ix_copies_tier", "tier"),
+    sa.Index("ix_copies_lru", "tier", "hold", "accessed_s", "study_uid"),
 )
 
 # Objects kept aside: conflicts and quarantined ones.
@@ -217,7 +261,10 @@ asides = sa.Table(
     sa.Index("ix_asides_content", "sop_instance_uid", "sha256"),
 )
 
-# Objects to delete: written before any byte goes, removed after it went.
+# Objects to delete: written before any byte goes, removed after it went. ``what`` 'listed': not the
+# object at ``path``, but those instances on ``tier`` that the manifest at ``path`` on ``list_tier``
+# lists. ``relies_on``: the library whose proof justifies it; ``begun_s``: bytes go since then.
+# ``token``: the attempt that plans to write the object, and takes the intent back when it counts.
 delete_intents = sa.Table(
     "delete_intents",
     metadata,
@@ -228,8 +275,15 @@ delete_intents = sa.Table(
     count_("size_bytes"),
     time_("due_s"),
     count_("epoch"),
+    text_("what"),
+    text_("list_tier"),
+    text_("relies_on"),
+    text_("token"),
+    time_("begun_s"),
     sa.Index("ix_delete_intents_due", "tier", "due_s"),
     sa.Index("ix_delete_intents_study", "study_uid"),
+    sa.Index("ix_delete_intents_token", "token", sqlite_where=_PLANNED, postgresql_where=_PLANNED),
+    sa.Index("ix_delete_intents_lists", "path", sqlite_where=_LISTED, postgresql_where=_LISTED),
 )
 
 # Studies that were deleted while their files stayed on an adopted tier: the next look there must
@@ -273,6 +327,8 @@ hourly_intake = sa.Table(
     count_("studies"),
     count_("objects"),
     count_("size_bytes"),
+    # Restored, prefetched or migrated to it.
+    count_("moved_bytes"),
 )
 
 nodes = sa.Table(

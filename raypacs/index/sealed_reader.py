@@ -203,5 +203,6 @@ def _order(row: search.Row) -> tuple[str, str]:
 
 
 def _as_stored(row: Row) -> StoredInstance:
-    record = InstanceRecord(**{name: row[name] for name in InstanceRecord.__slots__})
+    # A manifest of an earlier version has fewer columns.
+    record = InstanceRecord(**{name: row[name] for name in InstanceRecord.__slots__ if name in row})
     return StoredInstance(record, form=row["form"], reason=row["reason"])

@@ -59,6 +59,8 @@ class Sealing:
     study_uid: str
     rows: dict[str, list[Row]]
     manifests: tuple[ManifestRef, ...]
+    forced: bool = False
+    """Also of a study that is not prepared: it is to be archived or moved."""
 
 
 def due(
@@ -117,9 +119,8 @@ def seal(txn: Txn, sealing: Sealing) -> bool:
     """Let the manifests take the place of the rows; False where the study changed meanwhile."""
     uid = sealing.study_uid
     ours = studies.c.study_uid == uid
-    study = txn.conn.execute(
-        sa.select(studies.c.prepare_due_s).where(_UNSEALED, ours)
-    ).one_or_none()
+    unsealed = studies.c.sealed_s == 0 if sealing.forced else _UNSEALED
+    study = txn.conn.execute(sa.select(studies.c.prepare_due_s).where(unsealed, ours)).one_or_none()
     if study is None or study.prepare_due_s is not None:
         return False
     if rows(txn.conn, uid) != sealing.rows or not _take_over(txn, sealing):
@@ -210,7 +211,12 @@ def reopen(txn: Txn, study_uid: str, told: Mapping[str, Sequence[Row]], *, grace
     refs = manifests(txn.conn, study_uid)
     if {ref.path for ref in refs} != set(told):
         return False
-    every = [row for ref in refs for row in told[ref.path]]
+    # A manifest of an earlier version has fewer columns.
+    every = [{"peer": "", **row} for ref in refs for row in told[ref.path]]
+    # What left a tier with its copy lies nowhere but in libraries.
+    ours = copies.c.study_uid == study_uid
+    held = set(txn.conn.execute(sa.select(copies.c.tier).where(ours)).scalars())
+    every = [row if row["tier"] in held else {**row, "tier": ""} for row in every]
     taken = _taken(txn.conn, every)
     insert_many(txn.conn, instances, [r for r in every if r["sop_instance_uid"] not in taken])
     for row in every:

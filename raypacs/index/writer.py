@@ -15,15 +15,20 @@ from raypacs.config import Settings
 from raypacs.errors import IndexRefused, RaypacsError
 from raypacs.index import audit, deletion, ledger, queue, registration, relocation, settings
 from raypacs.index.adopt_writes import AdoptWrites
+from raypacs.index.archive_writes import ArchiveWrites
 from raypacs.index.audit import OutboxRow
 from raypacs.index.deletion import DeleteIntent
 from raypacs.index.engine import changes, insert
+from raypacs.index.evict_writes import EvictWrites
+from raypacs.index.forecast_writes import ForecastWrites
 from raypacs.index.ledger import LedgerRow, TierSeen
 from raypacs.index.node_writes import NodeWrites
+from raypacs.index.placing_writes import PlacingWrites
 from raypacs.index.queue_writes import QueueWrites
 from raypacs.index.schema import meta
 from raypacs.index.seal_writes import SealWrites
 from raypacs.index.site_writes import SiteWrites
+from raypacs.index.study_writes import StudyWrites
 from raypacs.index.writing import Writing
 from raypacs.records import (
     AsideRecord,
@@ -32,7 +37,19 @@ from raypacs.records import (
 )
 
 
-class IndexWriter(QueueWrites, NodeWrites, SealWrites, SiteWrites, AdoptWrites, Writing):
+class IndexWriter(
+    QueueWrites,
+    NodeWrites,
+    SealWrites,
+    SiteWrites,
+    AdoptWrites,
+    EvictWrites,
+    ArchiveWrites,
+    PlacingWrites,
+    StudyWrites,
+    ForecastWrites,
+    Writing,
+):
     """All writes, under one epoch. Thread-safe: one transaction at a time.
 
     Every method may raise StaleEpoch: then nothing was changed, and this master must stop.

@@ -21,6 +21,7 @@ from raypacs.index.engine import migrate, open_engine
 from raypacs.index.reader import IndexReader
 from raypacs.index.writer import IndexWriter
 from raypacs.master.adopting import AdoptEvents
+from raypacs.master.autopilot import Autopilot
 from raypacs.master.base import Due
 from raypacs.master.keeping import DELETE_GRACE_S, TierDuties
 from raypacs.master.nodes import NodeEvents
@@ -53,7 +54,7 @@ class Ticked:
     deleted_objects: int = 0
 
 
-class Master(QueueEvents, NodeEvents, AdoptEvents, SealDuties, TierDuties):
+class Master(QueueEvents, NodeEvents, AdoptEvents, Autopilot, SealDuties, TierDuties):
     """Claims the next epoch in its constructor and answers events under it.
 
     Every method but ``status`` and ``settings`` may raise StaleEpoch. Thread-safe, save ``tick``
@@ -242,6 +243,7 @@ class Master(QueueEvents, NodeEvents, AdoptEvents, SealDuties, TierDuties):
         swept = self._sweep_attempts(now) + self._sweep_parts(now)
         deleted = self._delete_due(now)
         self._seal_due(now)
+        self._mind_caches(now)
         self._retire_items(now)
         self._sample(now)
         if now >= self._due.stats_s:

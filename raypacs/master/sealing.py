@@ -80,7 +80,22 @@ class SealDuties(TierDuties):
                 found.append(planned)
         return found
 
-    def _plan(self, study_uid: str) -> _Planned | None:
+    def seal_now(self, study_uid: str) -> bool:
+        """Seal a study at once, prepared or not; say whether it is sealed.
+
+        Not one that still grows, or whose manifests cannot be written just now. Whoever calls sees
+        to it that no work of the study runs or waits that needs its rows.
+        """
+        if self._reader.manifests(study_uid):
+            return True
+        planned = self._plan(study_uid, forced=True)
+        if planned is None:
+            return False
+        now = self._clock()
+        self._writer.plan_manifests(planned.sealing.manifests, now, due_s=now + PLANNED_FOR_S)
+        return self._written(planned) and bool(self._writer.seal([planned.sealing], now))
+
+    def _plan(self, study_uid: str, *, forced: bool = False) -> _Planned | None:
         rows = self._reader.instance_rows(study_uid)
         described = self._reader.series_attributes(study_uid)
         refs: list[ManifestRef] = []
@@ -92,7 +107,8 @@ class SealDuties(TierDuties):
             path = layout.manifest(study_uid, series_uid, layout.new_token())
             data[path] = manifest.encode(study_uid, series_uid, ours, described.get(series_uid, {}))
             refs.append(ManifestRef(study_uid, series_uid, tier.name, path, len(data[path])))
-        return _Planned(Sealing(study_uid, rows, tuple(refs)), data) if refs else None
+        sealing = Sealing(study_uid, rows, tuple(refs), forced=forced)
+        return _Planned(sealing, data) if refs else None
 
     def _manifest_tier(self, rows: list[Row]) -> Tier | None:
         """Return the image tier where most of a series lies, or any other that can be written."""

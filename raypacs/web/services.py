@@ -21,6 +21,10 @@ SearchParams = dict[str, list[str]]
 Row = dict[str, Any]
 
 
+def _nothing(question: str, *args: Any, **named: Any) -> Any:
+    raise AttributeError(question)
+
+
 @dataclass(frozen=True)
 class Services:
     """Everything the web edge may call.
@@ -86,5 +90,7 @@ class Services:
     """Study UIDs that were accessed; batched, at most once a second and study."""
     adopt_roots: tuple[str, ...] | None = None
     """Places from which archives may be adopted; None: from any."""
+    ask: Callable[..., Any] = _nothing
+    """Name and arguments of a question to the index (``edges.QUESTIONS``) to its answer."""
     node: Row = field(default_factory=dict)
     """What this node says of itself (the fields of NodeInfo)."""

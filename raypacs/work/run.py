@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from raypacs.config import Settings
 from raypacs.records import (
+    ContainerRef,
     InstanceRecord,
     Lease,
     PackRef,
@@ -63,6 +64,23 @@ class Archives:
 
 
 @dataclass(frozen=True, slots=True)
+class Moves:
+    """What a run may ask and tell that writes to image and library tiers; the index decides.
+
+    ``containers``: those of a study in all libraries. ``study``: its row (``generation``,
+    ``offline_s``, ``size_bytes``, ...), None: there is none. ``plan`` tells (tier, path) of objects
+    before they are written. ``reserve`` takes bytes of a tier and answers how many were granted.
+    ``progress`` keeps how far a lease's item is. All three raise StaleLease.
+    """
+
+    containers: Callable[[str], list[ContainerRef]]
+    study: Callable[[str], dict[str, Any] | None]
+    plan: Callable[[Lease, list[tuple[str, str]]], object]
+    reserve: Callable[[Lease, str, int], int]
+    progress: Callable[[Lease, dict[str, Any]], object]
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """What a run may ask, as plain callables over the read side of the index.
 
@@ -71,7 +89,8 @@ class Site:
     ``available_bytes``: room on each tier that may be written now; ``refused`` tells that a tier
     was full or away, so that it is passed over for a while. ``site_id``: whose marker a tier must
     carry to be written to as an edge does ('': any will do). ``boot``: this life of the node.
-    ``archives`` is what adoption and VERIFY of what was adopted need.
+    ``archives`` is what adoption and VERIFY of what was adopted need; ``moves`` what ARCHIVE,
+    MIGRATE, RESTORE and VERIFY of libraries do.
     """
 
     settings: Settings
@@ -85,6 +104,7 @@ class Site:
     site_id: Callable[[], str] = str
     boot: str = ""
     archives: Archives | None = None
+    moves: Moves | None = None
 
 
 class Tasks(Protocol):

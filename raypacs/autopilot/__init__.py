@@ -1,0 +1,1 @@
+"""Settings of the autopilot: what operators may say of thresholds, eviction, archiving, moving."""
