@@ -10,6 +10,7 @@ import typer
 
 from raypacs.cli import (
     adopt,
+    cache,
     demo,
     get,
     index,
@@ -70,6 +71,7 @@ app.command()(get.get)
 app.command()(studies.delete)
 app.command()(studies.wait)
 app.command()(why.why)
+app.add_typer(cache.app, name="cache")
 app.add_typer(queue.app, name="queue")
 app.add_typer(node.app, name="node")
 app.add_typer(master.app, name="master")

@@ -200,6 +200,12 @@ def history(conn: sa.Connection, since_s: float) -> dict[str, list[HourlyIntake]
     )
     for row in rows.mappings():
         found.setdefault(row["tier"], []).append(
-            HourlyIntake(row["hour_s"], row["studies"], row["objects"], row["size_bytes"])
+            HourlyIntake(
+                row["hour_s"],
+                row["studies"],
+                row["objects"],
+                row["size_bytes"],
+                row["moved_bytes"],
+            )
         )
     return found

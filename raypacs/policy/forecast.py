@@ -21,6 +21,13 @@ class HourlyIntake:
     studies: int
     objects: int
     size_bytes: int
+    moved_bytes: int = 0
+    """Besides, what came from other tiers: restored, prefetched, migrated."""
+
+    @property
+    def filled_bytes(self) -> int:
+        """Everything that filled the tier."""
+        return self.size_bytes + self.moved_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from raypacs.errors import RaypacsError
 from raypacs.web import problem
 from raypacs.web.gateway import Gateway
 from raypacs.web.problem import Problem
-from raypacs.web.rest import adoptions, cluster, queue, rules, state, studies
+from raypacs.web.rest import adoptions, caches, cluster, queue, rules, state, studies
 from raypacs.web.rest.answers import BAD_REQUEST
 
 _DESCRIPTION = """\
@@ -33,6 +33,7 @@ _TAGS = [
     {"name": "queue", "description": "The one work queue of the cluster"},
     {"name": "cluster", "description": "Nodes and the master"},
     {"name": "adoptions", "description": "Archives of others, served from where they lie"},
+    {"name": "caches", "description": "Levels, forecasts and history of the caches"},
     {"name": "settings", "description": "One configuration for the cluster"},
     {"name": "ingest", "description": "Objects in"},
 ]
@@ -57,7 +58,7 @@ def create_rest(gateway: Gateway) -> FastAPI:
             Exception: problem.unforeseen,
         },
     )
-    for routes in (state, studies, rules, queue, adoptions, cluster):
+    for routes in (state, studies, rules, queue, adoptions, caches, cluster):
         app.include_router(routes.create(gateway))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -1,0 +1,3 @@
+"""Models of caches: their levels, forecasts and history."""
+
+from __future__ import annotations
