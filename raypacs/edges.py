@@ -199,6 +199,7 @@ class _Edge:
         self.link = Caller(conn)
         self.tiers = LateTiers(spec.settings.tiers)
         self.reader = open_reader(spec.bootstrap.database_url, self.tiers)
+        self.tiers.follow(lambda: self.reader.settings()[1].tiers)
         self.intake = make_intake(
             spec.bootstrap, spec.settings, spec.boot, self.reader, self.call, self.tiers
         )

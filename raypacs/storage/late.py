@@ -138,9 +138,16 @@ class LateTiers:
 
     def __init__(self, settings: Iterable[TierSettings], opener: Opener = open_tier) -> None:
         guard = Guard(opener)
-        self._tiers = {
-            tier.name: LateTier(tier, lambda one: guard(one).opened()) for tier in settings
-        }
+        self._open: Opener = lambda one: guard(one).opened()
+        self._tiers = {tier.name: LateTier(tier, self._open) for tier in settings}
+        self._now: Callable[[], Iterable[TierSettings]] = tuple
+
+    def follow(self, now: Callable[[], Iterable[TierSettings]]) -> None:
+        """Ask ``now`` for the tiers of the moment where a name is not known yet.
+
+        A tier is added, and what lies there registered, before every process has new settings.
+        """
+        self._now = now
 
     def of_role(self, role: str) -> list[LateTier]:
         """Return the tiers of a role in their order, opened or not."""
@@ -155,7 +162,11 @@ class LateTiers:
             TierUnavailable: it cannot be opened just now.
         """
         if name not in self._tiers:
-            raise NotFound(f"no tier {name!r} on this node", tier=name)
+            added = next((tier for tier in self._now() if tier.name == name), None)
+            if added is None:
+                raise NotFound(f"no tier {name!r} on this node", tier=name)
+            # Two threads at once: the first one's stays.
+            self._tiers.setdefault(name, LateTier(added, self._open))
         return self._tiers[name].opened()
 
 

@@ -210,3 +210,17 @@ class TestLateTier:
             tiers("i0")
         with pytest.raises(NotFound):
             tiers("i1")
+
+
+def test_one_that_was_added_since_is_found(tmp_path: Path) -> None:
+    """What lies there is registered before every process has the new settings."""
+    first = default_tiers(tmp_path)
+    added = TierSettings(name="image2", role="image", url=(tmp_path / "two").as_uri())
+    tiers = LateTiers(first)
+    with pytest.raises(NotFound):
+        tiers("image2")
+    tiers.follow(lambda: (*first, added))
+    assert tiers("image2").settings == added
+    assert tiers("image2") is tiers("image2")
+    with pytest.raises(NotFound):
+        tiers("image3")
