@@ -26,7 +26,9 @@ START = datetime(2025, 3, 3, tzinfo=UTC)
 
 # Share of a day's studies by local hour.
 _CLINIC = (1, 1, 1, 1, 1, 2, 6, 26, 60, 85, 92, 88, 66, 62, 78, 70, 50, 30, 16, 10, 7, 5, 3, 2)
-_EMERGENCY = (20, 16, 13, 11, 10, 11, 16, 26, 40, 50, 55, 56, 54, 52, 52, 54, 56, 58, 56, 52, 46, 40, 33, 26)  # fmt: skip
+_EMERGENCY = (20, 16, 13, 11, 10, 11, 16, 26, 40, 50, 55, 56) + (
+    *(54, 52, 52, 54, 56, 58, 56, 52, 46, 40, 33, 26),
+)
 _OFFICE = (0, 0, 0, 0, 0, 0, 0, 14, 60, 90, 95, 80, 22, 40, 85, 80, 55, 12, 0, 0, 0, 0, 0, 0)
 _BATCH = (0, 40, 100, 70, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 SHAPES = {"clinic": _CLINIC, "emergency": _EMERGENCY, "office": _OFFICE, "batch": _BATCH}
@@ -34,7 +36,10 @@ SHAPES = {"clinic": _CLINIC, "emergency": _EMERGENCY, "office": _OFFICE, "batch"
 
 @dataclass(frozen=True)
 class Modality:
-    """One kind of study: its share of the site's studies a weekday, objects and size."""
+    """One kind of study: its share of the site's studies a weekday, objects and size.
+
+    Shares of those there from the beginning are taken of their sum; a later one comes on top.
+    """
 
     name: str
     share: float
@@ -125,8 +130,9 @@ def arrivals(site: Site, weeks: int, seed: int) -> Trace:
     factor = _factors(site, local, random)
     week = np.arange(hours) / 168
     at, kinds, objects, sizes = [], [], [], []
+    shares = sum(modality.share for modality in site.modalities if not modality.from_week)
     for number, modality in enumerate(site.modalities):
-        rate = site.studies_a_day * modality.share * _shape(site, modality, local) * factor
+        rate = site.studies_a_day * modality.share / shares * _shape(site, modality, local) * factor
         counts = random.poisson(np.where(week >= modality.from_week, rate, 0.0))
         total = int(counts.sum())
         began = np.repeat(np.arange(hours), counts) + random.random(total)
@@ -207,7 +213,7 @@ def _stage(start: date) -> datetime:
 
 
 TUNING: tuple[Site, ...] = (
-    Site("hospital of 600 beds", 900, (*HOSPITAL, _NEW_SCANNER), holidays=_GERMAN),
+    Site("hospital of 600 beds", 300, (*HOSPITAL, _NEW_SCANNER), holidays=_GERMAN),
     Site(
         "group of hospitals",
         3000,
