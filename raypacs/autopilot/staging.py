@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
 from raypacs.autopilot.base import Strict
 
-COPY = "copy to library"
-DELETE = "delete from cache"
+COPY: Final = "copy to library"
+DELETE: Final = "delete from cache"
 
 Flag = Literal["any", "must be", "must not be"]
 

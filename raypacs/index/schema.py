@@ -16,6 +16,9 @@ from raypacs.index.autopilot_schema import levels as levels
 from raypacs.index.columns import TEXT as TEXT
 from raypacs.index.columns import count_, flag_, id_, text_, time_
 from raypacs.index.columns import metadata as metadata
+from raypacs.index.erase_schema import erased as erased
+from raypacs.index.erase_schema import erasure_places as erasure_places
+from raypacs.index.erase_schema import erasures as erasures
 from raypacs.index.queue_schema import dead_attempts as dead_attempts
 from raypacs.index.queue_schema import halts as halts
 from raypacs.index.queue_schema import item_counts as item_counts
@@ -34,8 +37,10 @@ meta = sa.Table(
 
 _PINNED = sa.text("pinned_until_s > 0")
 _DELETE_AFTER = sa.text("delete_after_s > 0")
+_JUDGE = sa.text("judge_due_s > 0")
 _PLANNED = sa.text("token <> ''")
 _LISTED = sa.text("what = 'listed'")
+_WEB_WANTED = sa.text("web_evicted_s < 0")
 _UNSEALED = sa.text("state = 'prepared' AND sealed_s = 0")
 
 # ``generation`` grows with every batch that brings new instances; ``prepare_due_s`` is when the
@@ -91,8 +96,13 @@ studies = sa.Table(
     time_("offline_s"),
     # When a rule deletes it; 0: none does.
     time_("delete_after_s"),
+    # When its packs left the web caches; -1: it was accessed since and is to be prepared again.
+    time_("web_evicted_s"),
     # Distinct [source, peer] that sent instances of it.
     sa.Column("origins", sa.JSON, nullable=False, server_default="[]"),
+    # What rules and sources decided about it, by effect; and when they are asked next (0: not).
+    sa.Column("decided", sa.JSON, nullable=False, server_default="{}"),
+    time_("judge_due_s"),
     sa.Index("ix_studies_prepare_due", "prepare_due_s"),
     sa.Index("ix_studies_patient_id", "patient_id"),
     sa.Index("ux_studies_list_no", "list_no", unique=True),
@@ -105,6 +115,14 @@ studies = sa.Table(
         "delete_after_s",
         sqlite_where=_DELETE_AFTER,
         postgresql_where=_DELETE_AFTER,
+    ),
+    sa.Index("ix_studies_judge", "judge_due_s", sqlite_where=_JUDGE, postgresql_where=_JUDGE),
+    sa.Index("ix_studies_status", "status", "list_no"),
+    sa.Index(
+        "ix_studies_web_wanted",
+        "web_evicted_s",
+        sqlite_where=_WEB_WANTED,
+        postgresql_where=_WEB_WANTED,
     ),
     sa.Index(
         "ix_studies_unsealed",
@@ -139,7 +157,8 @@ study_totals = sa.Table(
 DERIVED = (study_totals, copy_totals)
 """Tables that the database itself fills."""
 
-# ``manifest_path`` is empty while the instances of the series are rows.
+# ``manifest_path`` is empty while the instances of the series are rows; ``gone_path``: the manifest
+# whose instances left the image tiers, so they are away while it is the one in force.
 series = sa.Table(
     "series",
     metadata,
@@ -154,6 +173,7 @@ series = sa.Table(
     text_("manifest_path"),
     count_("manifest_bytes"),
     time_("created_s"),
+    text_("gone_path"),
     sa.Index("ix_series_uid", "series_uid"),
     sa.Index("ix_series_modality", "modality", "study_uid"),
 )
@@ -237,6 +257,8 @@ copies = sa.Table(
     text_("hold"),
     time_("proven_s"),
     time_("verified_s"),
+    # What a series share keeps of a study that left (B12).
+    flag_("kept"),
     sa.Index("ix_copies_tier", "tier"),
     sa.Index("ix_copies_lru", "tier", "hold", "accessed_s", "study_uid"),
 )
@@ -280,6 +302,8 @@ delete_intents = sa.Table(
     text_("relies_on"),
     text_("token"),
     time_("begun_s"),
+    # Of a listed one: how many objects.
+    count_("objects"),
     sa.Index("ix_delete_intents_due", "tier", "due_s"),
     sa.Index("ix_delete_intents_study", "study_uid"),
     sa.Index("ix_delete_intents_token", "token", sqlite_where=_PLANNED, postgresql_where=_PLANNED),

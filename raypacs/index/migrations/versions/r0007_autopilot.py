@@ -56,7 +56,10 @@ def upgrade() -> None:
         _time("inherited_created_s"),
         _time("offline_s"),
         _time("delete_after_s"),
+        _time("web_evicted_s"),
         sa.Column("origins", sa.JSON(), server_default="[]", nullable=False),
+        sa.Column("decided", sa.JSON(), server_default="{}", nullable=False),
+        _time("judge_due_s"),
     ):
         op.add_column("studies", column)
     op.create_index(
@@ -73,13 +76,31 @@ def upgrade() -> None:
         sqlite_where=sa.text("delete_after_s > 0"),
         postgresql_where=sa.text("delete_after_s > 0"),
     )
+    op.create_index(
+        "ix_studies_judge",
+        "studies",
+        ["judge_due_s"],
+        sqlite_where=sa.text("judge_due_s > 0"),
+        postgresql_where=sa.text("judge_due_s > 0"),
+    )
+    op.create_index("ix_studies_status", "studies", ["status", "list_no"])
+    op.create_index(
+        "ix_studies_web_wanted",
+        "studies",
+        ["web_evicted_s"],
+        sqlite_where=sa.text("web_evicted_s < 0"),
+        postgresql_where=sa.text("web_evicted_s < 0"),
+    )
+    op.add_column("series", _text("gone_path"))
     op.add_column("instances", _text("peer"))
     for column in (_time("accessed_s"), _text("hold"), _time("proven_s"), _time("verified_s")):
         op.add_column("copies", column)
+    op.add_column("copies", _flag("kept"))
     op.create_index("ix_copies_lru", "copies", ["tier", "hold", "accessed_s", "study_uid"])
     for column in (_text("what"), _text("list_tier"), _text("relies_on"), _text("token")):
         op.add_column("delete_intents", column)
     op.add_column("delete_intents", _time("begun_s"))
+    op.add_column("delete_intents", _count("objects"))
     op.create_index(
         "ix_delete_intents_token",
         "delete_intents",
@@ -157,6 +178,35 @@ def _tables() -> None:
         _time("scored_s"),
     )
     op.create_index("ix_forecasts_scored", "forecasts", ["scored_s", "at_s"])
+    _erasing()
+
+
+def _erasing() -> None:
+    op.create_table(
+        "erasures",
+        sa.Column("erasure_id", _ID, primary_key=True),
+        *(_text(name) for name in ("what", "subject", "subject_key", "state", "who")),
+        _time("ordered_s"),
+        _time("finished_s"),
+        sa.Column("progress", sa.JSON(), server_default="{}", nullable=False),
+        sa.Column("report", sa.JSON(), server_default="{}", nullable=False),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "erasure_places",
+        sa.Column("erasure_id", sa.BigInteger(), primary_key=True, autoincrement=False),
+        sa.Column("study_uid", _TEXT, primary_key=True),
+        sa.Column("tier", _TEXT, primary_key=True),
+        sa.Column("path", _TEXT, primary_key=True),
+        _count("size_bytes"),
+        _text("state"),
+    )
+    op.create_table(
+        "erased",
+        sa.Column("study_key", _TEXT, primary_key=True),
+        _time("at_s"),
+        _count("erasure_id"),
+    )
 
 
 def _triggers() -> None:
@@ -187,27 +237,31 @@ def downgrade() -> None:
         op.execute(f"DROP TRIGGER copy_totals_{event}" + (" ON copies" if postgresql else ""))
     if postgresql:
         op.execute("DROP FUNCTION raypacs_copy_totals()")
-    for table in ("forecasts", "levels", "containers", "copy_totals"):
+    for table in ("erased", "erasure_places", "erasures", "forecasts", "levels", "containers", "copy_totals"):
         op.drop_table(table)
     for name, table in (
         ("ix_delete_intents_lists", "delete_intents"),
         ("ix_delete_intents_token", "delete_intents"),
         ("ix_copies_lru", "copies"),
+        ("ix_studies_status", "studies"),
+        ("ix_studies_judge", "studies"),
+        ("ix_studies_web_wanted", "studies"),
         ("ix_studies_delete_after", "studies"),
         ("ix_studies_pinned", "studies"),
     ):
         op.drop_index(name, table)
     for table, names in (
         ("hourly_intake", ("moved_bytes",)),
-        ("delete_intents", ("what", "list_tier", "relies_on", "token", "begun_s")),
-        ("copies", ("accessed_s", "hold", "proven_s", "verified_s")),
+        ("delete_intents", ("what", "list_tier", "relies_on", "token", "begun_s", "objects")),
+        ("copies", ("accessed_s", "hold", "proven_s", "verified_s", "kept")),
+        ("series", ("gone_path",)),
         ("instances", ("peer",)),
         (
             "studies",
             (
                 *("status", "status_s", "exported", "his_verified", "committed", "archiving"),
                 *("pinned_until_s", "inherited_accessed_s", "inherited_created_s", "offline_s"),
-                *("delete_after_s", "origins"),
+                *("delete_after_s", "origins", "decided", "judge_due_s"),
             ),
         ),
     ):
