@@ -32,6 +32,7 @@ def refresh(txn: Txn, study_uids: Iterable[str], current: Settings | None = None
                 copies.c.hold,
                 copies.c.accessed_s,
                 copies.c.archive_proven,
+                copies.c.kept,
                 copies.c.generation.label("copied"),
                 accessed_s().label("effective_s"),
                 *(studies.c[name] for name in _STUDY),
@@ -49,7 +50,7 @@ def refresh(txn: Txn, study_uids: Iterable[str], current: Settings | None = None
                 proven.get(row.study_uid, 0), row.archiving, row.committed, row.pinned_until_s
             )
             role, adopted = roles.get(row.tier, ("image", False))
-            now_held = hold(held, role, txn.now, adopted=adopted)
+            now_held = hold(held, role, txn.now, adopted=adopted, kept=row.kept)
             if (now_held, row.effective_s) != (row.hold, row.accessed_s):
                 key = {"_uid": row.study_uid, "_tier": row.tier}
                 changed.append({**key, "_hold": now_held, "_accessed_s": row.effective_s})

@@ -14,8 +14,10 @@ UNARCHIVED = "unarchived"
 ADOPTED = "adopted"
 LIBRARY = "library"
 UNJUDGED = "unjudged"
+KEPT = "kept"
+"""What a series share keeps of a study that left (B12): it goes when the share is full."""
 
-HOLDS = (FREE, PINNED, UNARCHIVED, ADOPTED, LIBRARY, UNJUDGED)
+HOLDS = (FREE, PINNED, UNARCHIVED, ADOPTED, LIBRARY, UNJUDGED, KEPT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Held:
     pinned_until_s: float
 
 
-def hold(study: Held, role: str, now: float, *, adopted: bool = False) -> str:
+def hold(study: Held, role: str, now: float, *, adopted: bool = False, kept: bool = False) -> str:
     """Return why a copy on a tier of ``role`` is held, '' where it may go."""
     if role == "library":
         return LIBRARY
@@ -37,7 +39,7 @@ def hold(study: Held, role: str, now: float, *, adopted: bool = False) -> str:
     if study.pinned_until_s > now:
         return PINNED
     if role == "web" or study.proven or may_lose(study):
-        return FREE
+        return KEPT if kept else FREE
     return UNARCHIVED
 
 
