@@ -86,6 +86,10 @@ class ManifestCorrupt(RaypacsError, ValueError):
     """A manifest of a sealed series does not match its checksum, or is of a later version."""
 
 
+class ContainerCorrupt(RaypacsError, ValueError):
+    """A container of a library is damaged, or none; ``why`` in the message."""
+
+
 class StudySealed(RaypacsError):
     """The instances of the study lie in manifests: it must be reopened before it can change.
 
