@@ -18,17 +18,20 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from raypacs.autopilot.archiving import ArchiveSettings
 from raypacs.autopilot.arrival import ArrivalRule, SourceSettings
+from raypacs.autopilot.arrival import check as check_arrival
 from raypacs.autopilot.moving import MigrationSettings, PrefetchRule, RestoreSettings
 from raypacs.autopilot.staging import EvictionSettings, SeriesShare, StagingRule
 from raypacs.autopilot.thresholds import AlarmSettings, Thresholds
 from raypacs.autopilot.tiers import TierSettings as TierSettings
 from raypacs.compression import CompressionRule as CompressionRule
+from raypacs.compression import is_stored
 from raypacs.errors import ConfigError
 from raypacs.parsing import parse as parse
 
@@ -388,6 +391,15 @@ class Settings(_Strict):
         description="Binary values longer than this become BulkDataURI in metadata (PS3.18 F.2.2). "
         "Default 1024 bytes.",
     )
+
+    @model_validator(mode="after")
+    def _arrival(self, info: ValidationInfo) -> Settings:
+        """What arrives goes to tiers and by compression rules that there are."""
+        if (self.sources or self.rules) and not is_stored(info):
+            own = [tier for tier in self.tiers if tier.role == "image" and not tier.adopted]
+            names = [tier.name for tier in own]
+            check_arrival(self.sources, self.rules, names, [rule.name for rule in self.compression])
+        return self
 
 
 def default_tiers(data_dir: Path) -> tuple[TierSettings, ...]:

@@ -184,13 +184,17 @@ def _tables() -> None:
 def _erasing() -> None:
     op.create_table(
         "erasures",
-        sa.Column("erasure_id", _ID, primary_key=True),
+        sa.Column(
+            "erasure_id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=True,
+            primary_key=True,
+        ),
         *(_text(name) for name in ("what", "subject", "subject_key", "state", "who")),
         _time("ordered_s"),
         _time("finished_s"),
         sa.Column("progress", sa.JSON(), server_default="{}", nullable=False),
         sa.Column("report", sa.JSON(), server_default="{}", nullable=False),
-        sqlite_autoincrement=True,
     )
     op.create_table(
         "erasure_places",
@@ -237,7 +241,15 @@ def downgrade() -> None:
         op.execute(f"DROP TRIGGER copy_totals_{event}" + (" ON copies" if postgresql else ""))
     if postgresql:
         op.execute("DROP FUNCTION raypacs_copy_totals()")
-    for table in ("erased", "erasure_places", "erasures", "forecasts", "levels", "containers", "copy_totals"):
+    for table in (
+        "erased",
+        "erasure_places",
+        "erasures",
+        "forecasts",
+        "levels",
+        "containers",
+        "copy_totals",
+    ):
         op.drop_table(table)
     for name, table in (
         ("ix_delete_intents_lists", "delete_intents"),
