@@ -7,10 +7,14 @@ shown: milliseconds in place of seconds, infinity, not a number.
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime, tzinfo
+import re
+from datetime import UTC, datetime, time, tzinfo
+from functools import lru_cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 # The end of year 9999, the last that a date of DICOM and of Python can be in.
 END_S = 253_402_300_800.0
+_TIME_OF_DAY = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
 
 
 def seconds_of(value: object, zone: tzinfo | None = UTC) -> float:
@@ -39,6 +43,25 @@ def checked(seconds: float) -> float:
     if not (math.isfinite(seconds) and 0 <= seconds < END_S):
         raise ValueError(f"{seconds!r} is not in seconds between 1970 and the end of year 9999")
     return seconds
+
+
+def time_of(text: str) -> time:
+    """Return a time of day, written ``HH:MM``. Raises ValueError: it is none."""
+    found = _TIME_OF_DAY.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r:.80} is no time of day: write HH:MM, 00:00 to 23:59")
+    return time(int(found[1]), int(found[2]))
+
+
+@lru_cache(maxsize=8)
+def zone_of(name: str) -> ZoneInfo:
+    """Return a time zone by its IANA name. Raises ValueError: there is none of it."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
+        raise ValueError(
+            f"{name!r:.80} is no time zone: write its IANA name, such as Europe/Berlin or UTC"
+        ) from exc
 
 
 def told(seconds: float) -> str:

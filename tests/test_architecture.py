@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "parsing": {"errors"},
     "compression": set(),
     "object_store": set(),
-    "autopilot": {"compression", "errors", "object_store", "parsing"},
+    "autopilot": {"compression", "errors", "moments", "object_store", "parsing"},
     "config": {"autopilot", "errors", "parsing", "compression"},
     "layout": {"errors"},
     "link": {"errors"},
