@@ -9,11 +9,17 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from raypacs.autopilot.base import Strict
-from raypacs.autopilot.conditions import checked_networks, normalised
-from raypacs.compression import is_stored
+from raypacs.autopilot.conditions import checked_networks, normalised, within
+from raypacs.compression import is_stored, matches
 
 _LONGEST_NAME = 64
 _FORMS = ("htj2k", "copy")
+
+Origin = tuple[str, str]
+"""Source (calling AE title, or other door) and address of who sent instances of a study."""
+
+ANY_ORIGIN: Origin = ("*", "*")
+"""Stands for further senders, of which nothing is known."""
 
 
 class SourceSettings(Strict):
@@ -229,3 +235,24 @@ def _known(name: str, known: Sequence[str], where: str, what: str) -> None:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"
     raise ValueError(f"{where}: no {what} {name!r}; {hint}")
+
+
+def source_of(sources: Iterable[SourceSettings], source: str, peer: str) -> SourceSettings | None:
+    """Return the first source that is this sender; None: there is none."""
+    if (source, peer) == ANY_ORIGIN:
+        return None
+    return next((one for one in sources if _is_from(one, source, peer)), None)
+
+
+def _is_from(told: SourceSettings, source: str, peer: str) -> bool:
+    if told.tls_subjects:  # nothing here knows a sender's certificate
+        return False
+    if told.ae_titles and not any(matches(one, source) for one in told.ae_titles):
+        return False
+    return not told.addresses or any(within(one, peer) for one in told.addresses)
+
+
+def first_tier(sources: Iterable[SourceSettings], source: str, peer: str) -> str:
+    """Return the image tier that a sender's objects are written to first; '': no such wish."""
+    found = source_of(sources, source, peer)
+    return found.target_tier if found is not None else ""

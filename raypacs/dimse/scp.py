@@ -66,10 +66,14 @@ def preferred_first(transfer_syntax_uids: list[str]) -> list[str]:
 
 
 class StorageSession:
-    """One association's objects: stores them, remembers the studies they belong to."""
+    """One association's objects: stores them, remembers the studies they belong to.
 
-    def __init__(self, intake: Intake) -> None:
+    ``peer``: address of the sender.
+    """
+
+    def __init__(self, intake: Intake, peer: str = "") -> None:
         self._intake = intake
+        self._peer = peer
         self._studies: dict[str, None] = {}
         self.counts: dict[Outcome, int] = {}
 
@@ -90,6 +94,7 @@ class StorageSession:
                 sop_class_uid=sop_class_uid,
                 sop_instance_uid=sop_instance_uid,
                 source=source,
+                peer=self._peer,
             )
         except Exception as exc:
             LOG.exception("C-STORE failed: %s", type(exc).__name__)

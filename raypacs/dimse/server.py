@@ -95,7 +95,7 @@ class AssociationHandler(RequestHandler):
 
     def handle(self) -> None:
         """Run the association; afterwards tell which studies it brought."""
-        session = StorageSession(self.server.intake)
+        session = StorageSession(self.server.intake, str(self.client_address[0]))
         assoc = self._create_association()
         assoc.bind(evt.EVT_C_STORE, handle_store, [session])
         if self.server.spec.reactor == "fast":

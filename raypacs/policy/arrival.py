@@ -11,38 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, Literal
 
-from raypacs.autopilot.conditions import KEYS, OWN_KEYS, SERIES_KEYS, holds, within
-from raypacs.compression import CompressionRule, matches
+from raypacs.autopilot.arrival import ANY_ORIGIN, Origin, source_of
+from raypacs.autopilot.conditions import KEYS, OWN_KEYS, SERIES_KEYS, holds
+from raypacs.compression import CompressionRule
 from raypacs.config import ArrivalRule, Settings, SourceSettings
 
-Origin = tuple[str, str]
-"""Source (calling AE title, or other door) and address of who sent instances of a study."""
-
 MOST_ORIGINS = 20
-ANY_ORIGIN: Origin = ("*", "*")
-"""Stands for further senders, of which nothing is known."""
-
 _DAY_S = 86400.0
 
 
 # Sources
-
-
-def source_of(sources: Iterable[SourceSettings], source: str, peer: str) -> SourceSettings | None:
-    """Return the first source that is this sender; None: there is none."""
-    if (source, peer) == ANY_ORIGIN:
-        return None
-    return next((one for one in sources if _is_from(one, source, peer)), None)
-
-
-def _is_from(told: SourceSettings, source: str, peer: str) -> bool:
-    if told.tls_subjects:  # nothing here knows a sender's certificate
-        return False
-    if told.ae_titles and not any(matches(one, source) for one in told.ae_titles):
-        return False
-    return not told.addresses or any(within(one, peer) for one in told.addresses)
 
 
 def archiving_of(origins: Iterable[Sequence[str]], sources: Sequence[SourceSettings]) -> bool:
@@ -63,12 +43,6 @@ def joined(before: Iterable[Sequence[str]], new: Iterable[Origin]) -> list[list[
     if len(told) > MOST_ORIGINS or ANY_ORIGIN in found:
         found = dict.fromkeys((*told[:MOST_ORIGINS], ANY_ORIGIN))
     return [list(one) for one in found]
-
-
-def first_tier(sources: Iterable[SourceSettings], source: str, peer: str) -> str:
-    """Return the image tier that a sender's objects are written to first; '': no such wish."""
-    found = source_of(sources, source, peer)
-    return found.target_tier if found is not None else ""
 
 
 # Rules
@@ -311,7 +285,8 @@ def compression_for(
     """
     given = tuple(compression)
     if wanted in ("htj2k", "copy"):
-        return (CompressionRule(name=wanted, action=wanted), *given)
+        form: Literal["htj2k", "copy"] = "copy" if wanted == "copy" else "htj2k"
+        return (CompressionRule(name=wanted, action=form), *given)
     named = next((rule for rule in given if rule.name == wanted), None)
     if named is None:
         return given

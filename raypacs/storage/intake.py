@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from raypacs import layout
+from raypacs.autopilot.arrival import first_tier
 from raypacs.config import Settings
 from raypacs.dicom import describe, file_meta, split_part10
 from raypacs.errors import (
@@ -38,7 +39,7 @@ from raypacs.storage.answers import (
 )
 from raypacs.storage.aside import Aside
 from raypacs.storage.claims import Claims
-from raypacs.storage.placing import ImageTiers
+from raypacs.storage.placing import ImageTiers, Landing
 from raypacs.storage.recovery import recover
 from raypacs.storage.registrar import Registrar, enrol
 from raypacs.storage.room import Allotments, Markers
@@ -61,6 +62,7 @@ class Intake:
 
     ``boot`` names this process run (no dots); several processes of a node share ``claims_dir``.
     Nothing is written to a tier without the marker of the site ``site_id`` ('': any tier will do).
+    ``landing`` says which tiers a study's new objects try first.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Intake:
         settings: Settings,
         site_id: str = "",
         clock: Callable[[], float] = time.time,
+        landing: Landing | None = None,
     ) -> None:
         if "." in boot:
             raise ValueError("a boot name has no dots: it is the first part of a marker's name")
@@ -82,7 +85,7 @@ class Intake:
         self._claims = Claims(claims_dir, boot)
         self._room = Allotments(ports.grant, settings.allotment_bytes)
         self._markers = Markers(tiers, boot)
-        self._tiers = ImageTiers(tiers, self._room, self._markers, Mounted(site_id))
+        self._tiers = ImageTiers(tiers, self._room, self._markers, Mounted(site_id), landing)
         ports = replace(ports, register=partial(register_decided, ports, self._tiers))
         self._ports = ports
         self._learned: deque[tuple[InstanceRecord, str]] = deque(maxlen=_MOST_LEARNED)
@@ -103,12 +106,13 @@ class Intake:
         sop_class_uid: str | None = None,
         sop_instance_uid: str | None = None,
         source: str,
+        peer: str = "",
     ) -> Stored:
         """Store one data set as it came over the network (PS3.4 annex B).
 
         ``meta`` is its preamble and file meta information (default: made here); the UIDs are
         those of the C-STORE command, which must agree with the data set. ``dataset`` is not kept
-        after the call.
+        after the call. ``peer``: address of the sender.
         """
         at_s = self._clock()
         try:
@@ -145,10 +149,11 @@ class Intake:
             size_bytes=offset + len(dataset),
             dataset_offset_bytes=offset,
             pixel_offset_bytes=pixel if pixel < 0 else pixel + offset,
+            peer=peer,
         )
         return self._admit(record, (meta, dataset), dataset)
 
-    def store_part10(self, data: Buffer, *, source: str) -> Stored:
+    def store_part10(self, data: Buffer, *, source: str, peer: str = "") -> Stored:
         """Store one DICOM file exactly as sent, with its preamble and meta (PS3.10).
 
         The UIDs of the data set count; file meta that names others (real files do) is kept too.
@@ -173,6 +178,7 @@ class Intake:
             return self._aside.quarantine(
                 Received((data,), data, len(view), source, at_s), exc, "", ""
             )
+        record = replace(record, peer=peer)
         return self._admit(record, (data,), view[part10.dataset_offset :])
 
     def flush(self, timeout_s: float) -> bool:
@@ -313,7 +319,8 @@ class Intake:
         path = layout.instance(
             record.study_uid, record.series_uid, record.sop_instance_uid, layout.new_token()
         )
-        tier = self._tiers.put(path, parts, record.size_bytes, record.study_uid)
+        first = first_tier(self._settings.sources, record.source, record.peer)
+        tier = self._tiers.put(path, parts, record.size_bytes, record.study_uid, first=first)
         return replace(record, tier=tier, path=path)
 
     def _registered(self, record: InstanceRecord, answer: Registered) -> None:

@@ -9,6 +9,10 @@ from raypacs.storage.room import Allotments, Markers
 from raypacs.storage.tier import Buffer, Tier
 
 
+Landing = Callable[[str], Sequence[str]]
+"""Study UID ('' of what is kept aside by day) to names of image tiers, the first to try first."""
+
+
 class ImageTiers:
     """Durable puts with room taken beforehand and, for instances, the study marked."""
 
@@ -18,8 +22,13 @@ class ImageTiers:
         room: Allotments,
         markers: Markers,
         mounted: Callable[[Tier], bool],
+        landing: Landing | None = None,
     ) -> None:
-        """Write to those of ``tiers`` of which ``mounted`` says that they are there."""
+        """Write to those of ``tiers`` of which ``mounted`` says that they are there.
+
+        ``landing`` says in which order they are tried for a study (default: that of ``tiers``).
+        """
+        self._landing = landing
         self._mounted = mounted
         self._tiers = {tier.name: tier for tier in tiers}
         self._room = room
@@ -35,18 +44,34 @@ class ImageTiers:
         """Whether any of the tiers has the object. Raises TierUnavailable."""
         return any(tier.exists(path) for tier in self)
 
+    def _ranked(self, study_uid: str) -> list[Tier]:
+        if self._landing is None:
+            return list(self)
+        first = [self._tiers[name] for name in self._landing(study_uid) if name in self._tiers]
+        # What nobody ranked comes last: better there than refused.
+        return first + [tier for tier in self if tier not in first]
+
     def put(
-        self, path: str, parts: tuple[Buffer, ...], size_bytes: int, marked_study: str = ""
+        self,
+        path: str,
+        parts: tuple[Buffer, ...],
+        size_bytes: int,
+        marked_study: str = "",
+        *,
+        first: str = "",
     ) -> str:
         """Put durably on the first tier that takes it; return its name.
+
+        ``first``: the tier to begin with; '': in their order.
 
         Raises:
             AlreadyExists: the path is taken.
             TierFull, TierUnavailable: no tier took it.
         """
         last: RaypacsError = TierFull("no image tier takes new objects")
-        for name, tier in self._tiers.items():
-            if tier.settings.read_only:
+        for tier in sorted(self._ranked(marked_study), key=lambda one: one.name != first):
+            name = tier.name
+            if not tier.settings.takes_new:
                 continue
             try:
                 if not self._mounted(tier):

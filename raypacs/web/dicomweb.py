@@ -141,6 +141,7 @@ class _Resources:
             source=gateway.source(request.headers.get("x-raypacs-source"), "STOW"),
             limit_bytes=await asyncio.to_thread(gateway.max_instance_bytes),
             study_uid=study_uid,
+            peer=request.client.host if request.client else "",
         )
         if not objects:
             raise Problem(400, "the request has no parts")

@@ -37,8 +37,9 @@ async def ingest(
     source: str,
     limit_bytes: int,
     study_uid: str = "",
+    peer: str = "",
 ) -> list[Stored]:
-    """Store every part of a request body; outcomes in the order sent.
+    """Store every part of a request body; outcomes in the order sent. ``peer``: who sends it.
 
     With ``study_uid`` instances of other studies are refused (PS3.18 section 10.5.1.1).
 
@@ -50,7 +51,9 @@ async def ingest(
     try:
         async for part in read_parts(content_type, chunks, limit_bytes=limit_bytes, types=_TYPES):
             flying.append(
-                asyncio.create_task(asyncio.to_thread(_store, intake, part, source, study_uid))
+                asyncio.create_task(
+                    asyncio.to_thread(_store, intake, part, (source, peer), study_uid)
+                )
             )
             if len(flying) >= _IN_FLIGHT:
                 done.append(await flying.popleft())
@@ -62,7 +65,7 @@ async def ingest(
     return done
 
 
-def _store(intake: Intake, part: Part, source: str, study_uid: str) -> Stored:
+def _store(intake: Intake, part: Part, sender: tuple[str, str], study_uid: str) -> Stored:
     kind = part.headers.get("content-type", _TYPES[0]).partition(";")[0].strip().lower()
     if part.oversize:
         return Stored(Outcome.REFUSED, OUT_OF_RESOURCES, "longer than max_instance_bytes")
@@ -72,7 +75,7 @@ def _store(intake: Intake, part: Part, source: str, study_uid: str) -> Stored:
         refused = _of_other_study(part.body, study_uid)
         if refused is not None:
             return refused
-    return intake.store_part10(part.body, source=source)
+    return intake.store_part10(part.body, source=sender[0], peer=sender[1])
 
 
 def _of_other_study(data: bytes, study_uid: str) -> Stored | None:

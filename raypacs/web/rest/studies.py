@@ -214,5 +214,6 @@ def _add_ingest(router: APIRouter, gateway: Gateway) -> None:
             request.stream(),
             source=gateway.source(request.headers.get("x-raypacs-source"), "REST"),
             limit_bytes=await run_in_threadpool(gateway.max_instance_bytes),
+            peer=request.client.host if request.client else "",
         )
         return store.rest_answer(objects)
