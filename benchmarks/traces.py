@@ -11,7 +11,7 @@ Nothing here is taken from a real site. docs/forecast.md describes the parameter
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -129,12 +129,9 @@ def arrivals(site: Site, weeks: int, seed: int) -> Trace:
     first_s = int(site.start.timestamp()) // HOUR_S * HOUR_S
     local = _local(first_s, hours, site.time_zone)
     factor = _factors(site, local, random)
-    week = np.arange(hours) / 168
     at, kinds, objects, sizes = [], [], [], []
-    shares = sum(modality.share for modality in site.modalities if not modality.from_week)
-    for number, modality in enumerate(site.modalities):
-        rate = site.studies_a_day * modality.share / shares * _shape(site, modality, local) * factor
-        counts = random.poisson(np.where(week >= modality.from_week, rate, 0.0))
+    for number, (modality, rate) in enumerate(_rates(site, local, factor)):
+        counts = random.poisson(rate)
         total = int(counts.sum())
         began = np.repeat(np.arange(hours), counts) + random.random(total)
         size = random.lognormal(-(modality.sigma**2) / 2, modality.sigma, total)
@@ -147,6 +144,29 @@ def arrivals(site: Site, weeks: int, seed: int) -> Trace:
     order = order[when[order] < first_s + hours * HOUR_S]
     picked = [np.concatenate(part)[order] for part in (kinds, objects, sizes)]
     return Trace(site, first_s, when[order], *picked, hours)
+
+
+def expected(site: Site, weeks: int, seed: int) -> np.ndarray:
+    """Return the bytes each hour of ``arrivals`` was drawn from: what nobody can know beforehand.
+
+    Outages apart. A forecast from it is wrong only by chance: how many studies came, how large.
+    """
+    random = np.random.default_rng(seed)
+    hours = weeks * 7 * 24
+    local = _local(int(site.start.timestamp()) // HOUR_S * HOUR_S, hours, site.time_zone)
+    rates = _rates(site, local, _factors(site, local, random))
+    return np.asarray(sum(rate * modality.mean_bytes for modality, rate in rates))
+
+
+def _rates(
+    site: Site, local: Sequence[datetime], factor: np.ndarray
+) -> Iterator[tuple[Modality, np.ndarray]]:
+    """Yield the studies an hour of each modality."""
+    week = np.arange(len(local)) / 168
+    shares = sum(modality.share for modality in site.modalities if not modality.from_week)
+    for modality in site.modalities:
+        rate = site.studies_a_day * modality.share / shares * _shape(site, modality, local) * factor
+        yield modality, np.where(week >= modality.from_week, rate, 0.0)
 
 
 def _local(first_s: int, hours: int, time_zone: str) -> list[datetime]:
