@@ -234,8 +234,10 @@ class ArchivedSeries:
 class MovedSeries:
     """A series whose instances lie elsewhere now, as its new manifest says; durable, compared.
 
-    ``based_on``: path of the manifest that it takes the place of. ``tier_bytes``: (tier, objects,
-    bytes) of all its instances by where they lie now, on image tiers.
+    ``based_on``: path of the manifest that it takes the place of; the same as ``manifest_path``
+    where that stays. ``tier_bytes``: (tier, objects, bytes) of all its instances by where they lie
+    now, on image tiers. ``objects``: (tier, path, bytes) of those that the attempt wrote.
+    ``left``: (tier, objects, bytes) of tiers where instances of ``based_on`` lay and none lies now.
     """
 
     study_uid: str
@@ -245,6 +247,24 @@ class MovedSeries:
     manifest_bytes: int
     based_on: str
     tier_bytes: tuple[tuple[str, int, int], ...]
+    objects: tuple[tuple[str, str, int], ...] = ()
+    left: tuple[tuple[str, int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MovedAside:
+    """An object kept aside that was copied to another tier, read back, and found equal.
+
+    ``explained``: path of the reason beside it, where it has one; ``from_explained``: of the old
+    one.
+    """
+
+    from_tier: str
+    from_path: str
+    tier: str
+    path: str
+    explained: str = ""
+    from_explained: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +302,8 @@ class WorkResult:
     attempt, not as a try. ``records``: objects of the study that the attempt made and wrote
     durably; they are registered together with the end of the attempt. ``archived``, ``moved`` and
     ``checked``: what ARCHIVE, MIGRATE or RESTORE, and VERIFY did; they count also where the attempt
-    failed on something else.
+    failed on something else. ``restored``: instances of a study that is not sealed, as they lie on
+    image tiers again.
     """
 
     packs: tuple[PreparedSeries, ...] = ()
@@ -295,6 +316,7 @@ class WorkResult:
     archived: tuple[ArchivedSeries, ...] = ()
     moved: tuple[MovedSeries, ...] = ()
     checked: tuple[CheckedContainer, ...] = ()
+    restored: tuple[InstanceRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,14 +50,23 @@ def reserve(txn: Txn, lease: Lease, tier: str, size_bytes: int) -> int:
 
 
 def counts(txn: Txn, lease: Lease, places: Iterable[tuple[str, str]]) -> bool:
-    """Let planned objects stay, as the report counts; False where one is deleted already."""
+    """Let planned objects stay, as the report counts.
+
+    False, and nothing is changed, where one of them is being deleted already.
+    """
     wanted = set(places)
-    found = 0
-    for paths in in_lists(path for _, path in wanted):
-        ours = sa.and_(
-            delete_intents.c.token == lease.token,
-            delete_intents.c.path.in_(paths),
-            delete_intents.c.begun_s == 0,
-        )
-        found += txn.conn.execute(sa.delete(delete_intents).where(ours)).rowcount
-    return found >= len(wanted)
+    ids: list[int] = []
+    for tier in sorted({tier for tier, _ in wanted}):
+        for paths in in_lists(path for one, path in wanted if one == tier):
+            ours = sa.and_(
+                delete_intents.c.token == lease.token,
+                delete_intents.c.tier == tier,
+                delete_intents.c.path.in_(paths),
+                delete_intents.c.begun_s == 0,
+            )
+            ids += txn.conn.execute(sa.select(delete_intents.c.intent_id).where(ours)).scalars()
+    if len(ids) < len(wanted):
+        return False
+    for some in in_lists(ids):
+        txn.conn.execute(sa.delete(delete_intents).where(delete_intents.c.intent_id.in_(some)))
+    return True

@@ -27,6 +27,7 @@ from raypacs.index.queue_reader import QueueReader
 from raypacs.index.schema import asides, copies, instances, packs, series, studies
 from raypacs.index.study_reader import StudyReader
 from raypacs.index.tier_reader import TierReader
+from raypacs.index.tiering_reader import TieringReader
 from raypacs.records import AsideRecord, InstanceRecord, Outcome, PackRef, StoredInstance
 
 _RECORD = InstanceRecord.__slots__
@@ -35,6 +36,7 @@ _RECORD = InstanceRecord.__slots__
 class IndexReader(
     QueueReader,
     TierReader,
+    TieringReader,
     EvictReader,
     ArchiveReader,
     PlacingReader,
@@ -115,10 +117,11 @@ class IndexReader(
         One query; () for a series that is not known.
         """
         counted = sa.literal(" ") + sa.cast(series.c.instance_count, sa.Text)
+        lying = sa.literal(" ") + series.c.manifest_path
         query = sa.union_all(
-            sa.select((sa.cast(series.c.created_s, sa.Text) + counted).label("state")).where(
-                series.c.study_uid == study_uid, series.c.series_uid == series_uid
-            ),
+            sa.select(
+                (sa.cast(series.c.created_s, sa.Text) + counted + lying).label("state")
+            ).where(series.c.study_uid == study_uid, series.c.series_uid == series_uid),
             sa.select(packs.c.pack_path).where(
                 packs.c.study_uid == study_uid, packs.c.series_uid == series_uid
             ),

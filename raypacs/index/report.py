@@ -13,7 +13,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from raypacs.index import archiving, audit, deriving, holds, ledger, placing, settings
+from raypacs.index import (
+    archiving,
+    audit,
+    deriving,
+    holds,
+    ledger,
+    placing,
+    restoring,
+    settings,
+)
 from raypacs.index.endings import end
 from raypacs.index.engine import Txn, changes, in_lists, insert
 from raypacs.index.items import bury, clean, current, find, find_where, move, stale
@@ -49,7 +58,9 @@ def report(txn: Txn, lease: Lease, result: WorkResult, retry: Retry, chance: flo
         _take_over(txn, pack, lease)
     deriving.take_over(txn, lease, result.records)
     archiving.take_over(txn, lease, result)
-    placing.take_over(txn, lease, result.moved)
+    refused = placing.take_over(txn, lease, result.moved) or restoring.take_over(txn, lease, result)
+    if refused and not result.error:
+        result = replace(result, error=refused)
     prepares = lease.kind == PREPARE
     error = result.error or (_left_out(txn, lease) if prepares else "")
     if error:
@@ -134,6 +145,7 @@ def _reported_before(txn: Txn, lease: Lease, result: WorkResult) -> State | None
         or deriving.taken_over(txn.conn, result.records)
         or archiving.taken_over(txn.conn, lease, result.archived)
         or placing.taken_over(txn.conn, lease, result.moved)
+        or restoring.taken_over(txn.conn, result)
     )
     return state if taken_over else None
 

@@ -41,6 +41,7 @@ _JUDGE = sa.text("judge_due_s > 0")
 _PLANNED = sa.text("token <> ''")
 _LISTED = sa.text("what = 'listed'")
 _WEB_WANTED = sa.text("web_evicted_s < 0")
+_GROWN_AWAY = sa.text("offline_s > 0 AND sealed_s = 0")
 _UNSEALED = sa.text("state = 'prepared' AND sealed_s = 0")
 
 # ``generation`` grows with every batch that brings new instances; ``prepare_due_s`` is when the
@@ -118,6 +119,13 @@ studies = sa.Table(
     ),
     sa.Index("ix_studies_judge", "judge_due_s", sqlite_where=_JUDGE, postgresql_where=_JUDGE),
     sa.Index("ix_studies_status", "status", "list_no"),
+    sa.Index("ix_studies_patient_list", "patient_id", "list_no"),
+    sa.Index(
+        "ix_studies_grown_away",
+        "offline_s",
+        sqlite_where=_GROWN_AWAY,
+        postgresql_where=_GROWN_AWAY,
+    ),
     sa.Index(
         "ix_studies_web_wanted",
         "web_evicted_s",

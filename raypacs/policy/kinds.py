@@ -26,7 +26,10 @@ class Kind:
 
 PREPARE = "PREPARE"
 DERIVE = "DERIVE"
+RESTORE = "RESTORE"
+PREFETCH = "PREFETCH"
 ADOPT = "ADOPT"
+MIGRATE = "MIGRATE"
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
@@ -35,9 +38,10 @@ KINDS: dict[str, Kind] = {
         Kind(PREPARE, (IMAGE, WEB), per_core=True),
         Kind(DERIVE, (IMAGE,)),
         Kind("ARCHIVE", (IMAGE, LIBRARY), heavy=True),
-        Kind("MIGRATE", (IMAGE,)),
-        Kind("RESTORE", (IMAGE, LIBRARY), heavy=True),
-        Kind("PREFETCH", (IMAGE, LIBRARY)),
+        Kind(MIGRATE, (IMAGE,)),
+        # Not heavy: it streams, and a viewer must not wait for what is archived meanwhile.
+        Kind(RESTORE, (IMAGE, LIBRARY)),
+        Kind(PREFETCH, (IMAGE, LIBRARY)),
         Kind("PURGE", ()),
         Kind("EDIT", (IMAGE, WEB), heavy=True),
         Kind("EXPORT", (IMAGE,)),

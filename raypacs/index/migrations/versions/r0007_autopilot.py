@@ -84,6 +84,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("judge_due_s > 0"),
     )
     op.create_index("ix_studies_status", "studies", ["status", "list_no"])
+    op.create_index("ix_studies_patient_list", "studies", ["patient_id", "list_no"])
+    op.create_index(
+        "ix_studies_grown_away",
+        "studies",
+        ["offline_s"],
+        sqlite_where=sa.text("offline_s > 0 AND sealed_s = 0"),
+        postgresql_where=sa.text("offline_s > 0 AND sealed_s = 0"),
+    )
     op.create_index(
         "ix_studies_web_wanted",
         "studies",
@@ -256,6 +264,8 @@ def downgrade() -> None:
         ("ix_delete_intents_token", "delete_intents"),
         ("ix_copies_lru", "copies"),
         ("ix_studies_status", "studies"),
+        ("ix_studies_patient_list", "studies"),
+        ("ix_studies_grown_away", "studies"),
         ("ix_studies_judge", "studies"),
         ("ix_studies_web_wanted", "studies"),
         ("ix_studies_delete_after", "studies"),
