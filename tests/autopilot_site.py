@@ -1,0 +1,398 @@
+"""A whole site in memory for random walks: two image caches, two libraries, a web cache.
+
+A real master on SQLite, the real intake (without its thread), real runs of work in this thread; the
+tiers are :mod:`tests.faulty_tiers`. Made by copying a template, so that it costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import raypacs.storage.intake
+from raypacs import __version__, edges
+from raypacs.config import Bootstrap, Settings, TierSettings
+from raypacs.dicom import file_meta
+from raypacs.errors import NotFound, StaleLease
+from raypacs.index.sealed_reader import SealedReader
+from raypacs.master import Master
+from raypacs.policy.kinds import KINDS
+from raypacs.policy.retry import After, after
+from raypacs.records import Lease, Poll, WorkResult
+from raypacs.storage.intake import Intake
+from raypacs.storage.late import LateTiers
+from raypacs.storage.manifest import Manifests
+from raypacs.storage.registrar import Registrar
+from raypacs.storage.tier import open_tier
+from raypacs.work.kinds import RUNS
+from raypacs.work.run import Moves, Site, TaskFailure
+from raypacs.work.source import find_tier
+from tests.dicom_bytes import CT, data_set
+from tests.factories import node_info, prepared_series
+from tests.faulty_tiers import DISKS, TOKENS, Crash, Disk, Fate, FaultyTier, faulty_tiers
+
+T = 1_700_000_000.0
+TIERS = (
+    TierSettings(name="image1", role="image", url="memory://image1", capacity_bytes=60_000),
+    TierSettings(
+        name="image2", role="image", url="memory://image2", order=2, capacity_bytes=200_000
+    ),
+    TierSettings(name="web1", role="web", url="memory://web1", capacity_bytes=400_000),
+    TierSettings(name="lib1", role="library", url="memory://lib1", capacity_bytes=10_000_000),
+    TierSettings(name="lib2", role="library", url="memory://lib2", capacity_bytes=10_000_000),
+)
+WEB_BYTES = 600
+
+
+class InlineRegistrar(Registrar):
+    """Registers when it is told to, in the caller's thread."""
+
+    def __init__(
+        self,
+        register: Callable[..., Any],
+        done: Callable[..., None],
+        *,
+        interval_s: float,
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._register, self._done, self._tick = register, done, tick
+        self.interval_s = interval_s
+        self._changed = threading.Condition()
+        self._pending = {}
+        self._hurry = self._closing = False
+
+    def flush(self, timeout_s: float) -> bool:
+        sent = self._send(list(self._pending.values()))
+        self._tick()
+        return sent
+
+    def close(self, timeout_s: float) -> bool:
+        return self.flush(timeout_s)
+
+
+class Tasks:
+    """The tasks of a run, each done when its turn comes; failures are values, as in the cluster."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Hashable, Callable[..., Any], tuple[Any, ...]]] = []
+
+    def submit(self, key: Hashable, function: Callable[..., Any], *args: Any) -> None:
+        self._waiting.append((key, function, args))
+
+    def finished(self) -> Iterator[tuple[Any, Any]]:
+        while self._waiting:
+            key, function, args = self._waiting.pop(0)
+            yield key, guarded(function, *args)
+
+    def cancel(self) -> list[Any]:
+        self._waiting.clear()
+        return []
+
+
+def guarded(function: Callable[..., Any], *args: Any) -> Any:
+    """As ``cluster.tasks.guarded``, but what nobody foresaw is raised: it is a fault of ours."""
+    try:
+        return function(*args)
+    except StaleLease:
+        raise
+    except (raypacs.errors.RaypacsError, OSError) as exc:
+        then, what = after(exc)
+        if then is After.WAIT:
+            return TaskFailure(f"waits for {what}: {exc}", True, waits=True)
+        return TaskFailure(f"{type(exc).__name__}: {exc}", then is After.TRY)
+
+
+class TinyPrepare:
+    """What a PREPARE does to tiers and index, without pixels: a pack and its sidecar a series."""
+
+    def __init__(self, lease: Lease, site: Site) -> None:
+        self._lease, self._site = lease, site
+        self._written: list[tuple[Any, str]] = []
+
+    def run(self, tasks: Any) -> WorkResult:
+        webs = [one for one in self._site.settings.tiers if one.role == "web"]
+        tier = find_tier(self._site.settings.tiers, webs[0].name)
+        by_series: dict[str, list[Any]] = {}
+        for one in self._site.unprepared(self._lease.study_uid):
+            find_tier(self._site.settings.tiers, one.record.tier).read(one.record.path)
+            by_series.setdefault(one.record.series_uid, []).append(one)
+        packs = []
+        for stored in by_series.values():
+            pack = prepared_series(
+                stored, self._lease, tier=tier.name, pack_bytes=WEB_BYTES * len(stored)
+            )
+            pack = replace(pack, header_bytes=10)
+            for path, size in ((pack.pack_path, pack.pack_bytes), (pack.header_path, 10)):
+                self._written.append((tier, path))
+                tier.put_durable(path, bytes(size))
+            packs.append(pack)
+        return WorkResult(tuple(packs))
+
+    def clean_up(self, *, reported: bool) -> None:
+        for tier, path in () if reported else self._written:
+            try:
+                tier.delete(path)
+            except NotFound:
+                continue
+
+
+class Template:
+    """A site as it is when nothing was received yet, to be copied."""
+
+    def __init__(self, folder: Path, migrated: Path, settings: dict[str, Any]) -> None:
+        self.index = folder / "template.sqlite"
+        shutil.copyfile(migrated, self.index)
+        self.settings = settings
+        self.objects: dict[str, dict[str, tuple[bytes, float]]] = {}
+        TOKENS.number = 0
+        with faulty_tiers():
+            DISKS.update({tier.url: Disk(Fate(), lambda: T) for tier in TIERS})
+            url = f"sqlite:///{self.index}"
+            master = Master(url, folder, clock=lambda: T, chance=lambda: 1.0)
+            master.apply_settings(Settings(tiers=TIERS, **settings), "test")
+            master.node_seen(_node("b0", TIERS))
+            master.tick()
+            master.close()
+            self.objects = {url: dict(disk.objects) for url, disk in DISKS.items()}
+        self.tokens = TOKENS.number
+        with sqlite3.connect(self.index) as conn:
+            conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+class AutopilotSite:
+    """The site of one walk; time stands still until told."""
+
+    def __init__(self, folder: Path, template: Template) -> None:
+        self.folder = folder
+        shutil.copyfile(template.index, folder / "index.sqlite")
+        self.url = f"sqlite:///{folder / 'index.sqlite'}"
+        self.now = T + 1
+        self.boots = 0
+        TOKENS.number = template.tokens
+        self.fate = Fate()
+        self.disks = {tier.name: Disk(self.fate, lambda: self.now) for tier in TIERS}
+        DISKS.clear()
+        for tier in TIERS:
+            self.disks[tier.name].objects = dict(template.objects[tier.url])
+            DISKS[tier.url] = self.disks[tier.name]
+        self.settings = Settings(tiers=TIERS, **template.settings)
+        self.bootstrap = Bootstrap(data_dir=folder, node_name="n1", index_url=self.url)
+        self.master = self._master()
+        self.manifests = Manifests(lambda name: find_tier(self.settings.tiers, name))
+        self.reader = SealedReader(self.url, self.manifests.rows)
+        self._intake: Intake | None = None
+        self._in_master = 0
+        self.master.node_seen(_node(self.boot, self.settings.tiers))
+        raw = sqlite3.connect(folder / "index.sqlite", isolation_level=None)
+        raw.row_factory = sqlite3.Row
+        self.raw = raw
+
+    def _master(self) -> Master:
+        return Master(self.url, self.folder, clock=lambda: self.now, chance=lambda: 1.0)
+
+    def close(self) -> None:
+        """Let everything go, whatever state it is in."""
+        self.fate.dead = False
+        self.raw.close()
+        self.reader.close()
+        self.master._reader.close()
+        self.master._engine.dispose()
+
+    # Life and death
+
+    @property
+    def boot(self) -> str:
+        """This life of the node."""
+        return f"b{self.boots}"
+
+    def restart_master(self) -> None:
+        """Another master takes over; the one before is not asked."""
+        self.master._reader.close()
+        self.master._engine.dispose()
+        self.master = self._master()
+
+    def everything_dies(self) -> None:
+        """Kill every process, and start them all again; what edges left is recovered."""
+        self.fate.after(0)
+        self.fate.dead = False
+        lost = self.boot
+        self._intake = None
+        self.boots += 1
+        self.restart_master()
+        self.master.node_seen(_node(self.boot, self.settings.tiers))
+        self.intake.recover_lost([lost])
+        self.master.release_grants(f"n1/{lost}")
+
+    @contextmanager
+    def may_crash(self, after_steps: int) -> Iterator[None]:
+        """Kill everything after so many more steps (0: nothing is killed), and start it again."""
+        self.fate.after(after_steps)
+        try:
+            yield
+        except Crash:
+            self.everything_dies()
+        finally:
+            self.fate.after(0)
+
+    @contextmanager
+    def meanwhile(self, after_steps: int, what: Callable[[], None]) -> Iterator[None]:
+        """Let something happen after so many steps of tiers, not within an event of the master."""
+
+        def happens() -> None:
+            if self._in_master:
+                self.fate.after(1, happens)
+            else:
+                what()
+
+        self.fate.after(after_steps, happens)
+        try:
+            yield
+        finally:
+            self.fate.after(0)
+
+    # Receiving
+
+    @property
+    def intake(self) -> Intake:
+        """The edge of this life."""
+        if self._intake is None:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(raypacs.storage.intake, "Registrar", InlineRegistrar)
+                self._intake = edges.make_intake(
+                    self.bootstrap,
+                    self.settings,
+                    self.boot,
+                    self.reader,
+                    self.call,
+                    LateTiers(self.settings.tiers, open_tier),
+                )
+        return self._intake
+
+    def call(self, event: str, *args: Any, **named: Any) -> Any:
+        """Raise an event, as an edge does."""
+        self._in_master += 1
+        try:
+            return getattr(self.master, event)(*args, **named)
+        finally:
+            self._in_master -= 1
+
+    # Work
+
+    def beat(self) -> None:
+        """The node is heard."""
+        self.master.node_seen(_node(self.boot, self.settings.tiers))
+
+    def leases(self, *kinds: str, most: int = 10) -> list[Lease]:
+        """Take work."""
+        self.beat()
+        asked = Poll("n1", self.boot, kinds or tuple(RUNS), (), most)
+        return list(self.master.poll(asked).leases)
+
+    def attempt(self, lease: Lease) -> WorkResult | None:
+        """Do what a dispatcher does for one lease; None where it was lost."""
+        make = TinyPrepare if lease.kind == "PREPARE" else RUNS[lease.kind]
+        run = make(lease, self.ports())
+        try:
+            result = guarded(run.run, Tasks())
+            if isinstance(result, TaskFailure):
+                result = result.as_result()
+            (answer,) = self.call("report_many", [(lease, result)])
+            if isinstance(answer, StaleLease):
+                raise answer
+        except StaleLease:
+            self._clean_up(run, reported=False)
+            return None
+        self._clean_up(run, reported=True)
+        return result
+
+    def _clean_up(self, run: Any, *, reported: bool) -> None:
+        try:
+            run.clean_up(reported=reported)
+        except (raypacs.errors.RaypacsError, OSError):
+            return  # the master's sweep comes after it
+
+    def ports(self) -> Site:
+        """What a run may ask."""
+        return Site(
+            settings=self.reader.settings()[1],
+            cores=2,
+            instances=self.reader.instances,
+            unprepared=self.reader.unprepared,
+            packs=self.reader.packs,
+            manifests=lambda uid: [(ref.tier, ref.path) for ref in self.reader.manifests(uid)],
+            available_bytes=lambda: {
+                name: row.available_bytes
+                for name, row in self.reader.ledger().items()
+                if row.reachable
+            },
+            refused=lambda tier: None,
+            site_id=lambda: self.reader.site().site_id,
+            boot=self.boot,
+            moves=Moves(
+                containers=self.reader.containers,
+                study=self._study,
+                plan=lambda *told: self.call("plan_objects", *told),
+                reserve=lambda *told: self.call("reserve", *told),
+                progress=lambda *told: self.call("item_progress", *told),
+            ),
+        )
+
+    def _study(self, study_uid: str) -> dict[str, Any] | None:
+        try:
+            return self.reader.study(study_uid)
+        except NotFound:
+            return None
+
+    # Settings
+
+    def apply(self, **changes: Any) -> None:
+        """Change settings; every process hears of them."""
+        version, settings = self.master.settings()
+        self.settings = settings.model_copy(update=changes)
+        self.master.apply_settings(self.settings, "test", version)
+        self._intake = None if self._intake is None or self._intake.flush(1) else self._intake
+
+    # Looking
+
+    def unregistered(self) -> set[str]:
+        """SOP Instance UIDs of what is durable and not in the index yet."""
+        return set() if self._intake is None else set(self._intake._registrar._pending)
+
+    def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        """Ask the database itself."""
+        return self.raw.execute(query, values).fetchall()
+
+    def tier(self, name: str) -> FaultyTier:
+        """Return a tier."""
+        return FaultyTier(next(one for one in self.settings.tiers if one.name == name))
+
+
+def _node(boot: str, tiers: tuple[TierSettings, ...]) -> Any:
+    return replace(
+        node_info("n1", boot=boot),
+        version=__version__,
+        kinds=tuple(KINDS),
+        tiers=tuple(tier.name for tier in tiers),
+    )
+
+
+def instance(study: str, number: int, *, variant: int = 0) -> bytes:
+    """A file of a few hundred bytes; series 1 has the odd numbers; ``variant``: other pixels."""
+    series = f"{study}.{1 + number % 2}"
+    sop = f"{series}.{number}"
+    pixels = bytes([number, variant + 1]) * 16
+    body = data_set(sop, study=study, series=series, pixels=pixels)
+    return file_meta(CT, sop, "1.2.840.10008.1.2.1", "TEST") + body
+
+
+def sop_of(study: str, number: int) -> str:
+    """The SOP Instance UID of :func:`instance`."""
+    return f"{study}.{1 + number % 2}.{number}"
