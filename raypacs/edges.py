@@ -24,6 +24,7 @@ from raypacs import logs
 from raypacs.config import Bootstrap, Settings, parse
 from raypacs.dimse.server import DicomSpec, serve_dicom
 from raypacs.errors import MasterUnavailable, NotFound, TierUnavailable
+from raypacs.index.landing import Landing
 from raypacs.index.sealed_reader import SealedReader
 from raypacs.layout import new_token
 from raypacs.link import Caller
@@ -96,6 +97,7 @@ def make_intake(
         boot=boot,
         settings=settings,
         site_id=reader.site().site_id,
+        landing=Landing(settings.tiers, reader),
     )
 
 

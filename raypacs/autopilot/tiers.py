@@ -78,10 +78,20 @@ class TierSettings(Strict):
         """The URL for messages: earlier versions took passwords in it."""
         return without_secrets(self.url)
 
+    @property
+    def takes_new(self) -> bool:
+        """Whether new objects may be written there."""
+        return not self.read_only and not self.draining
+
     @model_validator(mode="after")
     def _adopted(self) -> TierSettings:
         if self.adopted and (self.role != "image" or not self.read_only):
             raise ValueError("an adopted tier has the role `image` and is `read_only`")
+        if self.adopted and self.draining:
+            raise ValueError(
+                "an adopted tier cannot be drained: its files are others', and never moved or "
+                "deleted; delete its studies, or copy them in by `raypacs ingest`"
+            )
         return self
 
     @model_serializer(mode="wrap")

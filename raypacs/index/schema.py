@@ -184,6 +184,7 @@ series = sa.Table(
     text_("gone_path"),
     sa.Index("ix_series_uid", "series_uid"),
     sa.Index("ix_series_modality", "modality", "study_uid"),
+    sa.Index("ix_series_manifest", "manifest_tier", "study_uid"),
 )
 
 # One row per stored instance, with what PREPARE made of it (``form`` '' = not prepared yet).
@@ -269,6 +270,7 @@ copies = sa.Table(
     flag_("kept"),
     sa.Index("ix_copies_tier", "tier"),
     sa.Index("ix_copies_lru", "tier", "hold", "accessed_s", "study_uid"),
+    sa.Index("ix_copies_age", "tier", "created_s"),
 )
 
 # Objects kept aside: conflicts and quarantined ones.

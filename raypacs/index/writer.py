@@ -29,6 +29,7 @@ from raypacs.index.schema import meta
 from raypacs.index.seal_writes import SealWrites
 from raypacs.index.site_writes import SiteWrites
 from raypacs.index.study_writes import StudyWrites
+from raypacs.index.tiering_writes import TieringWrites
 from raypacs.index.writing import Writing
 from raypacs.records import (
     AsideRecord,
@@ -48,6 +49,7 @@ class IndexWriter(
     PlacingWrites,
     StudyWrites,
     ForecastWrites,
+    TieringWrites,
     Writing,
 ):
     """All writes, under one epoch. Thread-safe: one transaction at a time.

@@ -7,9 +7,10 @@ from raypacs.master.evicting import EvictDuties
 from raypacs.master.forecasting import ForecastDuties
 from raypacs.master.judging import JudgeEvents
 from raypacs.master.placing import PlaceEvents
+from raypacs.master.tiering import TierEvents
 
 
-class Autopilot(ForecastDuties, EvictDuties, ArchiveDuties, PlaceEvents, JudgeEvents):
+class Autopilot(ForecastDuties, EvictDuties, ArchiveDuties, PlaceEvents, JudgeEvents, TierEvents):
     """Forecast, judge, archive, migrate, evict."""
 
     def _mind_caches(self, now: float) -> None:
@@ -18,4 +19,5 @@ class Autopilot(ForecastDuties, EvictDuties, ArchiveDuties, PlaceEvents, JudgeEv
         self._forecast_due(now)
         self._archive_due(now)
         self._place_due(now)
+        self._tier_due(now)
         self._evict_due(now)

@@ -34,6 +34,11 @@ class Due:
     seal_s: float = 0.0
     seal_again_s: dict[str, float] = field(default_factory=dict)
     """By study, those that are not to be sealed before."""
+    tiering_s: float = 0.0
+    tiering_again_s: dict[str, float] = field(default_factory=dict)
+    """By study, those whose move is not ordered before."""
+    drained: set[str] = field(default_factory=set)
+    """Drained tiers that were found empty."""
 
 
 class MasterBase:

@@ -115,7 +115,7 @@ class SealDuties(TierDuties):
         tiers = {
             tier.name: tier
             for tier in sorted(self._tiers.reachable("image"), key=lambda one: one.settings.order)
-            if not tier.settings.read_only
+            if tier.settings.takes_new
         }
         held: Counter[str] = Counter()
         for row in rows:

@@ -8,7 +8,6 @@ from raypacs.errors import AlreadyExists, RaypacsError, TierFull, TierUnavailabl
 from raypacs.storage.room import Allotments, Markers
 from raypacs.storage.tier import Buffer, Tier
 
-
 Landing = Callable[[str], Sequence[str]]
 """Study UID ('' of what is kept aside by day) to names of image tiers, the first to try first."""
 

@@ -42,7 +42,7 @@ class Report:
         """Store it on the first web tier that takes it; return (tier, path), '' where none does."""
         self._packed.close()
         path = layout.adoption_report(self._token)
-        webs = [one for one in tiers if one.role == "web" and not one.read_only]
+        webs = [one for one in tiers if one.role == "web" and one.takes_new]
         try:
             for settings in sorted(webs, key=lambda one: one.order):
                 try:

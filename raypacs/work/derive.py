@@ -146,7 +146,7 @@ class DeriveRun:
                 (
                     tier
                     for tier in self._site.settings.tiers
-                    if tier.role == "image" and not tier.read_only and room.get(tier.name, 0) > 0
+                    if tier.role == "image" and tier.takes_new and room.get(tier.name, 0) > 0
                 ),
                 key=lambda tier: tier.order,
             )

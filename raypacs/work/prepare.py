@@ -92,7 +92,7 @@ def make_context(
     Raises:
         ConfigError: there is no web tier to write to.
     """
-    webs = {tier.name: tier for tier in settings.tiers if tier.role == "web" and not tier.read_only}
+    webs = {tier.name: tier for tier in settings.tiers if tier.role == "web" and tier.takes_new}
     if not webs:
         raise ConfigError("no web tier that can be written", hint="add a tier with role 'web'")
     rooms = [

@@ -105,6 +105,8 @@ def upgrade() -> None:
         op.add_column("copies", column)
     op.add_column("copies", _flag("kept"))
     op.create_index("ix_copies_lru", "copies", ["tier", "hold", "accessed_s", "study_uid"])
+    op.create_index("ix_copies_age", "copies", ["tier", "created_s"])
+    op.create_index("ix_series_manifest", "series", ["manifest_tier", "study_uid"])
     for column in (_text("what"), _text("list_tier"), _text("relies_on"), _text("token")):
         op.add_column("delete_intents", column)
     op.add_column("delete_intents", _time("begun_s"))
@@ -262,6 +264,8 @@ def downgrade() -> None:
     for name, table in (
         ("ix_delete_intents_lists", "delete_intents"),
         ("ix_delete_intents_token", "delete_intents"),
+        ("ix_series_manifest", "series"),
+        ("ix_copies_age", "copies"),
         ("ix_copies_lru", "copies"),
         ("ix_studies_status", "studies"),
         ("ix_studies_patient_list", "studies"),

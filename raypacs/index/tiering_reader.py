@@ -1,0 +1,76 @@
+"""Questions about what lies on tiers, for migration and drain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from raypacs.index import ledger, tiering
+from raypacs.index.tiering import Leaver
+
+
+class TieringReader:
+    """The tiers' part of the read side: who moves, what still lies there."""
+
+    _engine: sa.Engine
+
+    def least_recent(self, tier: str, limit: int) -> list[Leaver]:
+        """Return studies on a tier that may move (``tiering.least_recent``)."""
+        with self._engine.connect() as conn:
+            return tiering.least_recent(conn, tier, limit)
+
+    def aged(self, tier: str, before_s: float, limit: int) -> list[Leaver]:
+        """Return studies that lie on a tier for long (``tiering.aged``)."""
+        with self._engine.connect() as conn:
+            return tiering.aged(conn, tier, before_s, limit)
+
+    def is_empty(self, tier: str) -> bool:
+        """Whether nothing lies on a tier any more, nor is room of it held."""
+        with self._engine.connect() as conn:
+            return tiering.is_empty(conn, tier)
+
+    def waits(self, study_uid: str, kind: str) -> bool:
+        """Whether work of a kind waits or runs for a study ('': for none)."""
+        with self._engine.connect() as conn:
+            return tiering.waits(conn, study_uid, kind)
+
+    def listed_there(self, tier: str, limit: int) -> list[Leaver]:
+        """Return studies with a manifest on a tier (``tiering.listed_there``)."""
+        with self._engine.connect() as conn:
+            return tiering.listed_there(conn, tier, limit)
+
+    def is_busy(self, study_uid: str, *, but: str = "") -> bool:
+        """Whether work of a study waits or runs, other than of the kind ``but``."""
+        with self._engine.connect() as conn:
+            return tiering.is_busy(conn, study_uid, but=but)
+
+    def waiting_unsealed(self, kind: str, limit: int) -> list[str]:
+        """Return studies that work of a kind waits for, and that are not sealed."""
+        with self._engine.connect() as conn:
+            return tiering.waiting_unsealed(conn, kind, limit)
+
+    def open_items(self, kind: str) -> int:
+        """Return how many items of a kind wait or run."""
+        with self._engine.connect() as conn:
+            return tiering.open_items(conn, kind)
+
+    def held(self, study_uid: str) -> dict[str, int]:
+        """Return the bytes of a study by tier."""
+        with self._engine.connect() as conn:
+            return tiering.held(conn, study_uid)
+
+    def what_lies(self, tier: str) -> dict[str, int]:
+        """Return what still lies on a tier, by kind of object (``tiering.what_lies``)."""
+        with self._engine.connect() as conn:
+            return tiering.what_lies(conn, tier)
+
+    def asides_on(self, tier: str, limit: int) -> list[dict[str, Any]]:
+        """Return objects kept aside on a tier: path and size in bytes."""
+        with self._engine.connect() as conn:
+            return tiering.asides_on(conn, tier, limit)
+
+    def recount(self) -> dict[str, int]:
+        """Count used bytes per tier again, from the rows (``ledger.recount``)."""
+        with self._engine.connect() as conn:
+            return ledger.recount(conn)
