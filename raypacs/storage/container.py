@@ -219,16 +219,22 @@ class Container:
         if digest.hexdigest() != member.stored_sha256:
             raise ContainerCorrupt(f"{member.name} differs from its SHA-256", path=self.path)
 
-    def check(self, proof: Callable[[Member, bytes], str], sha256: str = "") -> None:
+    def check(
+        self,
+        proof: Callable[[Member, bytes], str],
+        sha256: str = "",
+        pace: Callable[[int], None] = lambda size: None,
+    ) -> None:
         """Read the whole object and compare every byte of it with what it says of itself.
 
         ``proof`` is asked of each recompressed instance, with its file: why it does not give what
-        was received ('': it does). ``sha256``: that of the object, as it was written.
+        was received ('': it does). ``sha256``: that of the object, as it was written. ``pace``
+        is called with each number of bytes that is read.
 
         Raises:
             ContainerCorrupt: what is damaged. NotFound, TierUnavailable: it cannot be read.
         """
-        reader = _Reader(self)
+        reader = _Reader(self, pace)
         for entry, member in zip(self.entries[:-1], self.members.values(), strict=True):
             reader.expect(zips.local_header(entry), f"the header of {entry.name}")
             self._check_member(reader, member, proof)
@@ -289,8 +295,9 @@ class Container:
 class _Reader:
     """Reads a container from its first byte to its last."""
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, pace: Callable[[int], None]) -> None:
         self._tier, self._path = container.tier, container.path
+        self._pace = pace
         self._at = 0
         self._ahead = b""
         self._digest = hashlib.sha256()
@@ -304,6 +311,7 @@ class _Reader:
             if not self._ahead:
                 self._ahead = self._tier.read(self._path, self._at, PIECE_BYTES)
                 self._digest.update(self._ahead)
+                self._pace(len(self._ahead))
                 self._at += len(self._ahead)
                 if not self._ahead:
                     raise ContainerCorrupt("it is cut off")
