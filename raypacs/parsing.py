@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from typing import Any, TypeVar
@@ -62,3 +63,33 @@ def _inner_model(annotation: Any) -> type[BaseModel] | None:
         if found is not None:
             return found
     return None
+
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    **{f"{letter}b": 1000**power for power, letter in enumerate("kmgtp", 1)},
+    **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgtp", 1)},
+}
+_SIZE = re.compile(r"([0-9]+(?:[.][0-9]+)?|[.][0-9]+) *([A-Za-z]*)")
+
+
+def size_bytes(text: str | float) -> int:
+    """Return a size as people write it in bytes: `20TB`, `1.5 TiB`, `300MB`, `1000`.
+
+    kB, MB, GB, TB, PB count in thousands, KiB to PiB in 1024; upper and lower case are the same.
+
+    Raises:
+        ConfigError: it is none; says what one looks like.
+    """
+    if not isinstance(text, str):
+        if not (text >= 0 and text < float("inf")):
+            raise ConfigError(f"{text:g} is no size: it is 0 bytes or more")
+        return int(text)
+    found = _SIZE.fullmatch(text.strip())
+    unit = found[2].lower() if found else ""
+    if found is None or unit not in _UNITS:
+        raise ConfigError(
+            f"{text!r} is no size: write a number and a unit, such as 20TB, 1.5TiB or 300MB"
+        )
+    return round(float(found[1]) * _UNITS[unit])

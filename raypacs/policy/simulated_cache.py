@@ -17,12 +17,13 @@ from raypacs.policy import eviction
 from raypacs.policy.caching import Order
 from raypacs.policy.eviction import Candidate
 from raypacs.policy.forecast import HOUR_S, HourlyIntake, fill_rate, hours_left
-from raypacs.policy.forecasting import Forecast, forecast
+from raypacs.policy.forecasting import Forecast, forecast_hours
 from raypacs.policy.levels import Hours, Level, judge, needed_bytes
 from raypacs.policy.load import Ints
 
 HISTORY_HOURS = 26 * 7 * 24
-"""Hours that a forecast sees, as the master's."""
+"""Hours before the start that forecasts see."""
+_PLAIN_HOURS = 8 * 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,13 @@ class Cache:
         self.fullest_bytes = 0
         self.evicted = 0
         self.evicted_bytes = 0
+        self.gone: list[int] = []
+        """Studies that left in the last step."""
         self.reasons: dict[str, int] = {}
         self.level = Level.GREEN
         self.changes: list[tuple[float, Level]] = []
-        self.history: list[HourlyIntake] = []
+        self.history: list[HourlyIntake] = []  # hours that are over, quiet ones as well
+        self._taken: list[float] = []  # bytes of each of them
         self.forecast: Forecast | None = None
         self.track = Track()
         self._plain: float | None = None
@@ -106,6 +110,11 @@ class Cache:
             self._hour[4] += size_bytes
         self.order.add(study)
 
+    def begin(self, history: Sequence[HourlyIntake]) -> None:
+        """Take hours before the start, without gaps, oldest first."""
+        self.history = list(history)
+        self._taken = [float(one.filled_bytes) for one in history]
+
     def free_due(self, now: float) -> None:
         """Let bytes go whose grace period is over."""
         while self._going and self._going[0][0] <= now:
@@ -117,9 +126,14 @@ class Cache:
         if self.forecast is not None and now - self._forecast_s < every_s:
             return
         self._forecast_s = now
-        recent = self.history[-HISTORY_HOURS:]
-        self.forecast = forecast(recent, now, self.available_bytes, time_zone=time_zone)
-        self._plain = hours_left(self.available_bytes, fill_rate(recent[-24 * 8 :], now))
+        recent = self.history[-_PLAIN_HOURS:]
+        self._plain = hours_left(self.available_bytes, fill_rate(recent, now))
+        begun = self._hour[0]
+        first_s = begun - HOUR_S * len(self._taken)
+        taken = np.array([*self._taken, self._hour[3] + self._hour[4]], dtype=np.float64)
+        self.forecast = forecast_hours(
+            first_s, taken, now, self.available_bytes, time_zone=time_zone
+        )
 
     def judge(self, now: float, hours: Hours) -> None:
         """Set the level by the forecast."""
@@ -207,6 +221,7 @@ class Cache:
 
     def _out(self, study: int, size_bytes: int, due_s: float) -> None:
         self.present[study] = False
+        self.gone.append(study)
         self.order.remove(study)
         self._going.append((due_s, size_bytes))
         self.evicted += 1
@@ -220,7 +235,9 @@ class Cache:
             self._hour[0] = hour
             return
         while begun < hour:
-            self.history.append(HourlyIntake(begun, *self._hour[1:]))
+            over = HourlyIntake(begun, *self._hour[1:])
+            self.history.append(over)
+            self._taken.append(float(over.filled_bytes))
             begun += HOUR_S
             self._hour = [begun, 0, 0, 0, 0]
 

@@ -32,7 +32,7 @@ from raypacs.policy.simulated_outcome import Counts, Outcome, outcome_of
 
 WEB_RATIO = 0.45
 """Bytes of the wavelet form a byte received, where nothing better is known."""
-_REPORTED_S = 12 * HOUR_S
+_ANY_TIER = TierSettings(name="any", role="image", url="file:///any")
 _OLDER_S = 7 * DAY_S
 
 
@@ -152,10 +152,12 @@ class _Run:
         history = load.hourly(begin, load.start_s) if first else []
         for cache in self.caches[:1] + self.webs:
             ratio = self.scenario.web_ratio if cache.role == "web" else 1.0
-            cache.history = [
-                HourlyIntake(one.hour_s, one.studies, one.objects, int(one.size_bytes * ratio))
-                for one in history
-            ]
+            cache.begin(
+                [
+                    HourlyIntake(one.hour_s, one.studies, one.objects, int(one.size_bytes * ratio))
+                    for one in history
+                ]
+            )
         if not self.scenario.start_full or not first:
             return
         order = np.argsort(-self.accessed_s[:first], kind="stable")
@@ -321,11 +323,8 @@ class _Run:
         scenario = self.scenario
         settings = scenario.archive
         night = window.is_open(now, settings.window_start, settings.window_end, settings.time_zone)
+        hours = levels.thresholds_of(scenario.thresholds, _ANY_TIER, is_night=night)
         for cache in self.caches:
-            tier = TierSettings(
-                name=cache.name, role="web" if cache.role == "web" else "image", url="file:///"
-            )
-            hours = levels.thresholds_of(scenario.thresholds, tier, is_night=night)
             cache.look_ahead(now, settings.time_zone, scenario.forecast_s)
             cache.judge(now, hours)
             candidate = self._web_candidate if cache.role == "web" else self._candidate
@@ -334,8 +333,8 @@ class _Run:
             elif cache.level is not Level.GREEN:
                 cache.evict(now, hours, scenario.rules, candidate, scenario.grace_s)
             if cache.role == "image":
-                gone = ~cache.present & (self.where == self.images.index(cache))
-                self.where[gone] = -1
+                self.where[cache.gone] = -1
+            cache.gone.clear()
             cache.note(now, self.unarchived_bytes)
 
     def _candidate(self, study: int) -> Candidate:
