@@ -35,6 +35,7 @@ from raypacs.storage.container import (
     Incoming,
     forget_cached,
 )
+from raypacs.storage.site import belongs
 from raypacs.storage.tier import Buffer, Tier
 from raypacs.work.recompress import as_received, differs, recompressed, record_of
 from raypacs.work.source import find_tier
@@ -48,7 +49,8 @@ class SeriesOrder:
     """A series to archive: ``manifest`` (tier, path) says of what, ``path`` where to.
 
     ``others``: containers of it in any library, from which instances are read that lie nowhere
-    else. ``bytes_per_s`` 0: as fast as it goes.
+    else. ``bytes_per_s`` 0: as fast as it goes. ``site_id``: whose marker the library must carry,
+    as a folder whose disk is not mounted looks like an empty library ('': any will do).
     """
 
     study_uid: str
@@ -60,6 +62,7 @@ class SeriesOrder:
     form: str
     others: tuple[ContainerRef, ...] = ()
     bytes_per_s: float = 0.0
+    site_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,11 @@ def archive_series(
 ) -> ArchivedSeries | NotArchived:
     """Write a series into a library and prove it; say why not, where it cannot be."""
     try:
-        library = find_tier(tiers, order.library)
+        library = mounted(find_tier(tiers, order.library), order.site_id)
+    except TierUnavailable as exc:
+        why = f"library {order.library}: {exc}"
+        return NotArchived(order.series_uid, order.library, why, waits=True)
+    try:
         told = manifest.decode(find_tier(tiers, order.manifest[0]).read(order.manifest[1]))
     except NotFound as exc:  # reopened meanwhile: the next attempt sees what there is then
         return _failed(order, f"its manifest is gone: {exc}")
@@ -151,8 +158,15 @@ def prove(
     Container(library, path).check(differs, sha256, pace)
 
 
+def mounted(tier: Tier, site_id: str) -> Tier:
+    """Return the tier if it carries the site's marker. Raises TierUnavailable: it does not."""
+    if site_id and not belongs(tier, site_id):
+        raise TierUnavailable(f"tier {tier.name} is not mounted", tier=tier.name)
+    return tier
+
+
 def check_containers(
-    refs: tuple[ContainerRef, ...], tiers: tuple[TierSettings, ...]
+    refs: tuple[ContainerRef, ...], tiers: tuple[TierSettings, ...], site_id: str
 ) -> list[CheckedContainer]:
     """Read containers whole; say of each why it cannot be relied on, '' if it can.
 
@@ -161,11 +175,12 @@ def check_containers(
     """
     found = []
     for ref in refs:
-        library = find_tier(tiers, ref.tier)
+        library = mounted(find_tier(tiers, ref.tier), site_id)
         try:
             prove(library, ref.path, ref.sha256)
             why = ""
         except NotFound:
+            mounted(library, site_id)  # not unmounted meanwhile
             why = "not there"
         except ContainerCorrupt as exc:
             why = str(exc)

@@ -13,12 +13,14 @@ from typing import Any, Protocol
 
 from raypacs.config import Settings
 from raypacs.records import (
+    ArchivedSeries,
     ContainerRef,
     InstanceRecord,
     Lease,
     PackRef,
     Registered,
     StoredInstance,
+    StudyPlaces,
     WorkResult,
 )
 
@@ -63,6 +65,11 @@ class Archives:
     progress: Callable[[Lease, dict[str, Any]], object]
 
 
+def _nowhere(study_uid: str) -> StudyPlaces:
+    del study_uid
+    return StudyPlaces()
+
+
 @dataclass(frozen=True, slots=True)
 class Moves:
     """What a run may ask and tell that writes to image and library tiers; the index decides.
@@ -70,7 +77,8 @@ class Moves:
     ``containers``: those of a study in all libraries. ``study``: its row (``generation``,
     ``offline_s``, ``size_bytes``, ...), None: there is none. ``plan`` tells (tier, path) of objects
     before they are written. ``reserve`` takes bytes of a tier and answers how many were granted.
-    ``progress`` keeps how far a lease's item is. All three raise StaleLease.
+    ``progress`` keeps how far a lease's item is. All three raise StaleLease. ``places``: where the
+    instances of a study lie.
     """
 
     containers: Callable[[str], list[ContainerRef]]
@@ -78,6 +86,23 @@ class Moves:
     plan: Callable[[Lease, list[tuple[str, str]]], object]
     reserve: Callable[[Lease, str, int], int]
     progress: Callable[[Lease, dict[str, Any]], object]
+    places: Callable[[str], StudyPlaces] = _nowhere
+
+
+@dataclass(frozen=True, slots=True)
+class Libraries:
+    """What ARCHIVE and VERIFY ask and tell of libraries; the master decides.
+
+    ``seal`` seals a study, and says whether it is. ``may_go_on``: whether the archive window, or
+    whoever ordered it, lets a lease's item archive another series now. ``archived`` tells series as
+    they are proven, so that none is archived again if the attempt breaks off; raises StaleLease.
+    ``running``: how many items of a kind run in the cluster.
+    """
+
+    seal: Callable[[str], bool]
+    may_go_on: Callable[[Lease], bool]
+    archived: Callable[[Lease, list[ArchivedSeries]], object]
+    running: Callable[[str], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +115,7 @@ class Site:
     was full or away, so that it is passed over for a while. ``site_id``: whose marker a tier must
     carry to be written to as an edge does ('': any will do). ``boot``: this life of the node.
     ``archives`` is what adoption and VERIFY of what was adopted need; ``moves`` what ARCHIVE,
-    MIGRATE, RESTORE and VERIFY of libraries do.
+    MIGRATE, RESTORE and VERIFY of libraries do; ``libraries`` what only ARCHIVE does.
     """
 
     settings: Settings
@@ -105,6 +130,7 @@ class Site:
     boot: str = ""
     archives: Archives | None = None
     moves: Moves | None = None
+    libraries: Libraries | None = None
 
 
 class Tasks(Protocol):
