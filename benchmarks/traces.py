@@ -55,12 +55,12 @@ class Modality:
     """Not in use before."""
 
 
-RADIOGRAPHY = Modality("CR", 0.50, 2, 22 * MB, 0.5, "emergency", 0.55, 0.45)
-TOMOGRAPHY = Modality("CT", 0.22, 700, 380 * MB, 0.7, "emergency", 0.5, 0.4)
-RESONANCE = Modality("MR", 0.12, 450, 180 * MB, 0.5, "clinic", 0.3, 0.05)
-ULTRASOUND = Modality("US", 0.12, 40, 60 * MB, 0.7, "clinic", 0.2, 0.15)
-MAMMOGRAPHY = Modality("MG", 0.04, 5, 160 * MB, 0.4, "office", 0.02, 0.0)
-TOMOSYNTHESIS = Modality("DBT", 0.03, 12, 1200 * MB, 0.4, "office", 0.02, 0.0)
+RADIOGRAPHY = Modality("CR", 0.50, 2, 15 * MB, 0.5, "emergency", 0.55, 0.45)
+TOMOGRAPHY = Modality("CT", 0.22, 420, 220 * MB, 0.6, "emergency", 0.5, 0.4)
+RESONANCE = Modality("MR", 0.12, 400, 120 * MB, 0.5, "clinic", 0.3, 0.05)
+ULTRASOUND = Modality("US", 0.12, 40, 35 * MB, 0.7, "clinic", 0.2, 0.15)
+MAMMOGRAPHY = Modality("MG", 0.04, 5, 100 * MB, 0.4, "office", 0.02, 0.0)
+TOMOSYNTHESIS = Modality("DBT", 0.03, 12, 600 * MB, 0.4, "office", 0.02, 0.0)
 HOSPITAL = (RADIOGRAPHY, TOMOGRAPHY, RESONANCE, ULTRASOUND, MAMMOGRAPHY)
 
 
@@ -225,7 +225,7 @@ _GERMAN = _days("2025-04-18", "2025-04-21", "2025-05-01", "2025-05-29", "2025-06
 _AMERICAN = _days("2025-05-26", "2025-06-19", "2025-07-04", "2025-09-01")
 _JAPANESE = _days("2025-03-20", "2025-04-29", "2025-05-05", "2025-05-06", "2025-07-21")
 _BRITISH = _days("2025-04-18", "2025-04-21", "2025-05-05", "2025-05-26", "2025-08-25")
-_NEW_SCANNER = Modality("CT2", 0.08, 900, 420 * MB, 0.6, "clinic", 0.3, 0.1, from_week=11)
+_NEW_SCANNER = Modality("CT2", 0.08, 500, 260 * MB, 0.6, "clinic", 0.3, 0.1, from_week=11)
 _BATCHES = Modality("batch", 0.25, 60, 60 * MB, 0.8, "batch", 0.6, 0.3)
 
 
@@ -234,7 +234,7 @@ def _stage(start: date) -> datetime:
 
 
 TUNING: tuple[Site, ...] = (
-    Site("hospital of 600 beds", 300, (*HOSPITAL, _NEW_SCANNER), holidays=_GERMAN),
+    Site("hospital of 600 beds", 520, (*HOSPITAL, _NEW_SCANNER), holidays=_GERMAN),
     Site(
         "group of hospitals",
         3000,
