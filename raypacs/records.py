@@ -237,7 +237,8 @@ class MovedSeries:
     ``based_on``: path of the manifest that it takes the place of; the same as ``manifest_path``
     where that stays. ``tier_bytes``: (tier, objects, bytes) of all its instances by where they lie
     now, on image tiers. ``objects``: (tier, path, bytes) of those that the attempt wrote.
-    ``left``: (tier, objects, bytes) of tiers where instances of ``based_on`` lay and none lies now.
+    ``left``: (tier, objects, bytes) of tiers where instances of ``based_on`` lay and where none of
+    those objects is kept.
     """
 
     study_uid: str
@@ -249,6 +250,20 @@ class MovedSeries:
     tier_bytes: tuple[tuple[str, int, int], ...]
     objects: tuple[tuple[str, str, int], ...] = ()
     left: tuple[tuple[str, int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPlaces:
+    """Where the index says that the instances of a study lie.
+
+    ``manifests``: (series UID, tier, path, bytes) of those in force, none of an open study.
+    ``gone``: paths of manifests whose instances left the image tiers, or are about to. ``tiers``:
+    image tiers with a copy.
+    """
+
+    manifests: tuple[tuple[str, str, str, int], ...] = ()
+    gone: frozenset[str] = frozenset()
+    tiers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import ray
@@ -30,7 +31,7 @@ from raypacs.index.sealed_reader import SealedReader
 from raypacs.records import Assignment, Lease, Poll
 from raypacs.storage.manifest import Manifests
 from raypacs.work.kinds import RUNS
-from raypacs.work.run import Archives, Moves, Run, Site, TaskFailure
+from raypacs.work.run import Archives, Moves, Relocation, Run, Site, TaskFailure
 from raypacs.work.source import find_tier
 
 _log = logging.getLogger("raypacs.cluster.dispatcher")
@@ -217,6 +218,10 @@ class Dispatcher:
             boot=self._boot,
             archives=self._archives(),
             moves=self._moves(),
+            relocation=Relocation(
+                gone=self._reader.gone,
+                move_asides=partial(self._master.call, "move_asides"),
+            ),
         )
 
     def _moves(self) -> Moves:
@@ -227,6 +232,7 @@ class Dispatcher:
             plan=lambda lease, places: call("plan_objects", lease, places),
             reserve=lambda lease, tier, size_bytes: int(call("reserve", lease, tier, size_bytes)),
             progress=lambda lease, progress: call("item_progress", lease, progress),
+            places=reader.places,
         )
 
     def _study(self, study_uid: str) -> dict[str, Any] | None:

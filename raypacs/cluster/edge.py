@@ -25,6 +25,8 @@ EDGE_EVENTS = (
     "grant",
     "release_grants",
     "delete_study",
+    "set_study",
+    "other_sender",
     "touched",
     "settings",
     "apply_settings",
@@ -33,6 +35,9 @@ EDGE_EVENTS = (
     # Orders of operators, from the REST API of any node.
     "enqueue_item",
     "order_adoption",
+    "order_restore",
+    "order_prefetch",
+    "announce",
     "reschedule_items",
     "cancel_items_matching",
     "delete_items",

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from raypacs.errors import NotFound
-from raypacs.index import ledger, placing, planned, queue
+from raypacs.index import evicting, ledger, placing, planned, queue
 from raypacs.index.engine import Txn, in_lists
 from raypacs.index.items import change, clean, find_where, is_running, is_waiting
 from raypacs.index.queue import Wish
@@ -151,32 +151,26 @@ def order(txn: Txn, study_uid: str, wish: Wish, *, seen_away: bool = False) -> d
         NotFound: no such study.
     """
     uid = clean(study_uid)
+    if evicting.take_back(txn, uid, "it was asked for"):
+        seen_away = False
     study = txn.conn.execute(
-        sa.select(studies.c.generation, studies.c.offline_s).where(studies.c.study_uid == uid)
+        sa.select(studies.c.generation).where(studies.c.study_uid == uid)
     ).one_or_none()
     if study is None:
         raise NotFound(f"no study {study_uid}", study_uid=study_uid)
-    if not (seen_away or study.offline_s > 0 or _away(txn.conn, uid)):
+    if not (seen_away or is_away(txn.conn, uid)):
         return {"item_id": 0, "state": "online", "error": ""}
-    open_items = find_where(
-        txn.conn,
-        work_items.c.study_uid == uid,
-        work_items.c.kind.in_(KINDS),
-        sa.or_(is_waiting, is_running),
-    )
-    running = [item for item in open_items if item["state"] == State.IN_PROCESS.value]
-    waiting = [item for item in open_items if item["kind"] == RESTORE and item not in running]
-    item = next(iter([*running, *waiting]), None)
-    if item is not None:
+    item = under_way(txn, uid)
+    if item is not None and (item["kind"] == RESTORE or item["state"] == State.IN_PROCESS.value):
         _hurry(txn, item, wish)
         return {"item_id": item["item_id"], "state": item["state"], "error": ""}
-    if not _held(txn.conn, uid):
+    if not is_held(txn.conn, uid):
         return {"item_id": 0, "state": "nowhere", "error": "no library has it"}
     if (failed := _failed_lately(txn, uid)) is not None and not wish.who:
         return {"item_id": failed["item_id"], "state": "failed", "error": failed["error"]}
-    prefetch = [item for item in open_items if item["kind"] == PREFETCH]
     item_id = queue.schedule(txn, RESTORE, uid, int(study.generation), wish)
-    queue.cancel_each(txn, prefetch, [f"item {item_id} brings it back"] * len(prefetch))
+    if item is not None:
+        queue.cancel_each(txn, [item], [f"item {item_id} brings it back"])
     return {"item_id": item_id, "state": State.SCHEDULED.value, "error": ""}
 
 
@@ -194,7 +188,27 @@ def _hurry(txn: Txn, item: sa.RowMapping, wish: Wish) -> None:
         change(txn, [item], [values])
 
 
-def _held(conn: sa.Connection, study_uid: str) -> bool:
+def under_way(txn: Txn, study_uid: str) -> sa.RowMapping | None:
+    """Return the item that brings a study back: one that runs, else one that waits."""
+    found = find_where(
+        txn.conn,
+        work_items.c.study_uid == study_uid,
+        work_items.c.kind.in_(KINDS),
+        sa.or_(is_waiting, is_running),
+    )
+    found.sort(key=lambda item: (item["state"] != State.IN_PROCESS.value, item["kind"] != RESTORE))
+    return found[0] if found else None
+
+
+def is_away(conn: sa.Connection, study_uid: str) -> bool:
+    """Whether instances of a study left the image tiers."""
+    ours = sa.and_(studies.c.study_uid == study_uid, studies.c.offline_s > 0)
+    query = sa.select(studies.c.study_uid).where(ours)
+    return conn.execute(query).first() is not None or bool(_away(conn, study_uid))
+
+
+def is_held(conn: sa.Connection, study_uid: str) -> bool:
+    """Whether a library has a container of a study."""
     query = sa.select(containers.c.path).where(containers.c.study_uid == study_uid).limit(1)
     return conn.execute(query).first() is not None
 
@@ -224,3 +238,15 @@ def grown(conn: sa.Connection, limit: int) -> list[str]:
         .limit(limit)
     )
     return list(conn.execute(query).scalars())
+
+
+def items(conn: sa.Connection, limit: int) -> list[dict[str, Any]]:
+    """Return the items that bring studies back, newest first."""
+    names = ("item_id", "kind", "study_uid", "state", "priority", "error", "node", "created_s")
+    query = (
+        sa.select(*(work_items.c[name] for name in (*names, "finished_s", "payload")))
+        .where(work_items.c.kind.in_(KINDS))
+        .order_by(work_items.c.item_id.desc())
+        .limit(limit)
+    )
+    return [dict(row) for row in conn.execute(query).mappings()]

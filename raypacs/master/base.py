@@ -32,8 +32,13 @@ class Due:
     sampled_hour_s: int = 0
     items_s: float = 0.0
     seal_s: float = 0.0
+    place_s: float = 0.0
     seal_again_s: dict[str, float] = field(default_factory=dict)
     """By study, those that are not to be sealed before."""
+    judge_s: float = 0.0
+    delete_s: float = 0.0
+    deleted: tuple[float, str] = (0.0, "")
+    """Up to where deletion by rule has looked: when a study was due, and its UID."""
     tiering_s: float = 0.0
     tiering_again_s: dict[str, float] = field(default_factory=dict)
     """By study, those whose move is not ordered before."""

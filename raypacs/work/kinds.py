@@ -10,10 +10,20 @@ from types import MappingProxyType
 
 from raypacs.work.adopt import AdoptRun
 from raypacs.work.derive import DeriveRun
+from raypacs.work.migrate import MigrateRun
 from raypacs.work.prepare_run import PrepareRun
+from raypacs.work.restore import RestoreRun
 from raypacs.work.run import MakeRun
 from raypacs.work.verify import VerifyRun
 
 RUNS: Mapping[str, MakeRun] = MappingProxyType(
-    {"PREPARE": PrepareRun, "DERIVE": DeriveRun, "VERIFY": VerifyRun, "ADOPT": AdoptRun}
+    {
+        "PREPARE": PrepareRun,
+        "DERIVE": DeriveRun,
+        "VERIFY": VerifyRun,
+        "ADOPT": AdoptRun,
+        "MIGRATE": MigrateRun,
+        "RESTORE": RestoreRun,
+        "PREFETCH": RestoreRun,
+    }
 )

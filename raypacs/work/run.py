@@ -17,6 +17,7 @@ from raypacs.records import (
     ContainerRef,
     InstanceRecord,
     Lease,
+    MovedAside,
     PackRef,
     Registered,
     StoredInstance,
@@ -106,6 +107,18 @@ class Libraries:
 
 
 @dataclass(frozen=True, slots=True)
+class Relocation:
+    """What only MIGRATE asks and tells; the index decides.
+
+    ``gone``: paths of a study's manifests in force whose instances left the image tiers.
+    ``move_asides`` tells where objects kept aside were copied to; raises StaleLease.
+    """
+
+    gone: Callable[[str], set[str]]
+    move_asides: Callable[[Lease, list[MovedAside]], object]
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """What a run may ask, as plain callables over the read side of the index.
 
@@ -115,7 +128,8 @@ class Site:
     was full or away, so that it is passed over for a while. ``site_id``: whose marker a tier must
     carry to be written to as an edge does ('': any will do). ``boot``: this life of the node.
     ``archives`` is what adoption and VERIFY of what was adopted need; ``moves`` what ARCHIVE,
-    MIGRATE, RESTORE and VERIFY of libraries do; ``libraries`` what only ARCHIVE does.
+    MIGRATE, RESTORE and VERIFY of libraries do; ``libraries`` what only ARCHIVE does, and
+    ``relocation`` what only MIGRATE does.
     """
 
     settings: Settings
@@ -130,6 +144,7 @@ class Site:
     boot: str = ""
     archives: Archives | None = None
     moves: Moves | None = None
+    relocation: Relocation | None = None
     libraries: Libraries | None = None
 
 
