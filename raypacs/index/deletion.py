@@ -40,10 +40,26 @@ class DeleteIntent:
     due_s: float
 
 
-def delete_study(txn: Txn, study_uid: str, *, grace_s: float, who: str = "") -> list[DeleteIntent]:
+@dataclass(frozen=True, slots=True)
+class ListedIntent:
+    """What the manifest at (``list_tier``, ``path``) lists on ``tier`` is to be deleted."""
+
+    intent_id: int
+    study_uid: str
+    tier: str
+    path: str
+    list_tier: str
+    relies_on: str
+    begun_s: float
+
+
+def delete_study(
+    txn: Txn, study_uid: str, *, grace_s: float, who: str = "", rule: str = ""
+) -> list[DeleteIntent]:
     """Take a study out of the index and return its objects in caches and libraries to delete.
 
-    Those on adopted tiers are not among them: they stay where they are.
+    Those on adopted tiers are not among them: they stay where they are. ``rule``: what wants that,
+    where nobody asked for it.
 
     Raises:
         NotFound: no such study.
@@ -54,7 +70,7 @@ def delete_study(txn: Txn, study_uid: str, *, grace_s: float, who: str = "") -> 
     if txn.conn.execute(sa.select(studies.c.study_uid).where(ours)).scalar() is None:
         raise NotFound(f"no study {study_uid}", study_uid=study_uid)
     queue.cancel_items(txn, study_uid, "study deleted")
-    every = _objects(txn.conn, study_uid)
+    every = objects_of(txn.conn, study_uid)
     objects = adopted.keep(txn, study_uid, every, who)
     due_s = txn.now + grace_s
     insert_many(
@@ -72,19 +88,30 @@ def delete_study(txn: Txn, study_uid: str, *, grace_s: float, who: str = "") -> 
             for tier, path, size_bytes in objects
         ],
     )
-    listing.unlist(txn.conn, [study_uid])
-    for table in (instances, series, packs, copies, containers, asides, studies):
-        txn.conn.execute(sa.delete(table).where(table.c.study_uid == study_uid))
+    take_out(txn, study_uid)
     intents = pending(txn.conn, study_uid)
     size_bytes = sum(size for _, _, size in objects)
-    detail = {"objects": len(objects), "size_bytes": size_bytes, "intents": len(intents)}
+    detail: dict[str, int | str] = {
+        "objects": len(objects),
+        "size_bytes": size_bytes,
+        "intents": len(intents),
+    }
     if len(every) > len(objects):
         detail["stay"] = len(every) - len(objects)
+    if rule:
+        detail["by"] = rule
     audit.record(txn, "deleted", study_uid=study_uid, who=who, detail=detail)
     audit.publish(
         txn, "events", [{"event": "deleted", "study_uid": study_uid, "objects": len(objects)}]
     )
     return intents
+
+
+def take_out(txn: Txn, study_uid: str) -> None:
+    """Delete all rows of a study but its story and its delete intents."""
+    listing.unlist(txn.conn, [study_uid])
+    for table in (instances, series, packs, copies, containers, asides, studies):
+        txn.conn.execute(sa.delete(table).where(table.c.study_uid == study_uid))
 
 
 def deleted_since(conn: sa.Connection, study_uid: str, since_s: float) -> int | None:
@@ -104,7 +131,7 @@ def deleted_since(conn: sa.Connection, study_uid: str, since_s: float) -> int | 
     return int(row.detail.get("intents", 0))
 
 
-def _objects(conn: sa.Connection, study_uid: str) -> list[tuple[str, str, int]]:
+def objects_of(conn: sa.Connection, study_uid: str) -> list[tuple[str, str, int]]:
     """Return (tier, path, bytes) of every object of the study."""
     found: list[tuple[str, str, int]] = []
     for table, path, size in (
@@ -144,9 +171,59 @@ def doomed(conn: sa.Connection, places: Iterable[tuple[str, str, str]]) -> set[t
 
 
 def due(conn: sa.Connection, tier: str, now: float, limit: int) -> list[DeleteIntent]:
-    """Return the intents of a tier whose grace period is over, the oldest first."""
-    where = sa.and_(delete_intents.c.tier == tier, delete_intents.c.due_s <= now)
+    """Return the intents of whole objects of a tier whose grace period is over, the oldest first.
+
+    A manifest waits until what it lists, and is to be deleted, is gone.
+    """
+    listed = delete_intents.alias("listed")
+    lists = sa.exists().where(
+        listed.c.what == "listed",
+        listed.c.path == delete_intents.c.path,
+        listed.c.list_tier == delete_intents.c.tier,
+    )
+    where = sa.and_(
+        delete_intents.c.tier == tier,
+        delete_intents.c.due_s <= now,
+        delete_intents.c.what == "",
+        ~lists,
+    )
     return _intents(conn, where, limit)
+
+
+def listed_due(conn: sa.Connection, tier: str, now: float, limit: int) -> list[ListedIntent]:
+    """Return the intents of what manifests list on a tier, those due longest first."""
+    query = (
+        sa.select(*(delete_intents.c[name] for name in ListedIntent.__slots__))
+        .where(
+            delete_intents.c.tier == tier,
+            delete_intents.c.due_s <= now,
+            delete_intents.c.what == "listed",
+        )
+        .order_by(delete_intents.c.due_s, delete_intents.c.intent_id)
+        .limit(limit)
+    )
+    return [ListedIntent(**row) for row in conn.execute(query).mappings()]
+
+
+def begin(txn: Txn, intent_ids: Iterable[int]) -> list[int]:
+    """Note that bytes of intents go from now on; return those that are still there.
+
+    An attempt that planned the object and reports it later is refused (``planned.counts``).
+    """
+    found: list[int] = []
+    for ids in in_lists(intent_ids):
+        ours = delete_intents.c.intent_id.in_(ids)
+        found += txn.conn.execute(sa.select(delete_intents.c.intent_id).where(ours)).scalars()
+        fresh = sa.and_(ours, delete_intents.c.begun_s == 0)
+        txn.conn.execute(sa.update(delete_intents).where(fresh).values(begun_s=txn.now))
+    return found
+
+
+def put_off(txn: Txn, intent_ids: Iterable[int], until_s: float) -> None:
+    """Let intents be due later."""
+    for ids in in_lists(intent_ids):
+        ours = delete_intents.c.intent_id.in_(ids)
+        txn.conn.execute(sa.update(delete_intents).where(ours).values(due_s=until_s))
 
 
 def _intents(

@@ -13,7 +13,19 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from raypacs.index import attributes, audit, deletion, holds, ledger, listing, sealing
+from raypacs.config import Settings
+from raypacs.index import (
+    attributes,
+    audit,
+    deletion,
+    holds,
+    judging,
+    ledger,
+    listing,
+    sealing,
+    settings,
+    web_evicting,
+)
 from raypacs.index.deciding import Batch, decide
 from raypacs.index.engine import Txn, add, changes, in_lists, insert, insert_many
 from raypacs.index.schema import asides, copies, instances, series, sources, studies
@@ -29,11 +41,12 @@ def register(
     holder: str,
     due_s: float | None,
     adopted: bool = False,
+    made: bool = False,
 ) -> list[Registered]:
     """Register a batch; answers in the order of ``records``.
 
     ``due_s``: when the studies count as quiet (None: nothing of this is to be prepared by itself).
-    What was ``adopted`` is no intake of its tier.
+    What was ``adopted`` is no intake of its tier; what raypacs ``made`` itself nobody sent.
 
     Raises:
         StudySealed: a study of the batch must be reopened first; nothing was registered.
@@ -44,16 +57,19 @@ def register(
     for conflict in batch.conflicts:
         aside(txn, AsideRecord.conflict(conflict, CONFLICT_REASON), holder=holder)
     if batch.new:
-        _write(txn, batch.new, due_s, adopted=adopted)
+        _write(txn, batch.new, due_s, adopted=adopted, made=made)
     ledger.spend(txn, holder, batch.spent)
     return answers
 
 
-def _write(txn: Txn, new: list[InstanceRecord], due_s: float | None, *, adopted: bool) -> None:
+def _write(
+    txn: Txn, new: list[InstanceRecord], due_s: float | None, *, adopted: bool, made: bool
+) -> None:
+    current = settings.read(txn.conn)[1]
     by_study: dict[str, list[InstanceRecord]] = {}
     for record in new:
         by_study.setdefault(record.study_uid, []).append(record)
-    generations, relisted = _write_studies(txn, by_study, due_s)
+    generations, relisted = _write_studies(txn, by_study, due_s, current, made=made)
     relisted |= _write_series(txn, new)
     listing.enlist(txn.conn, relisted)
     insert_many(txn.conn, instances, [_row(r, generations[r.study_uid]) for r in new])
@@ -76,11 +92,16 @@ def _write(txn: Txn, new: list[InstanceRecord], due_s: float | None, *, adopted:
         ],
     )
     audit.publish(txn, "events", _arrivals(new))
-    holds.refresh(txn, by_study)
+    holds.refresh(txn, by_study, current)
 
 
 def _write_studies(
-    txn: Txn, by_study: dict[str, list[InstanceRecord]], due_s: float | None
+    txn: Txn,
+    by_study: dict[str, list[InstanceRecord]],
+    due_s: float | None,
+    current: Settings,
+    *,
+    made: bool,
 ) -> tuple[dict[str, int], set[str]]:
     """Insert or grow the studies.
 
@@ -109,6 +130,8 @@ def _write_studies(
             "prepare_due_s": due_s,
             "state": "received",
         }
+        asked_s = txn.now if due_s is None else due_s
+        row |= judging.on_arrival(txn, records, first, current, due_s=asked_s, made=made)
         if first is None:
             born = {"created_s": txn.now, "accessed_s": txn.now, "source": records[0].source}
             created.append({**row, **born})
@@ -124,12 +147,14 @@ def _write_studies(
         row["list_no"] = place
     insert_many(txn.conn, studies, created)
     _grow_studies(txn.conn, grown)
+    judging.tell_approved(txn, by_study, known)
     return generations, {row["study_uid"] for row in listed}
 
 
 def _known_studies(conn: sa.Connection, uids: Iterable[str]) -> dict[str, Any]:
     names = ("study_uid", "generation", "attributes", "list_no", "study_date", "prepare_due_s")
-    columns = [studies.c[name] for name in (*names, "patient_name_folded")]
+    more = ("patient_name_folded", "origins", "status", "status_s")
+    columns = [studies.c[name] for name in (*names, *more)]
     known: dict[str, Any] = {}
     for some in in_lists(uids):
         found = conn.execute(sa.select(*columns).where(studies.c.study_uid.in_(some)))
@@ -332,6 +357,8 @@ def aside(txn: Txn, record: AsideRecord, *, holder: str) -> None:
     once = insert(txn.conn, asides).values(row)
     if not changes(txn.conn, once.on_conflict_do_nothing(index_elements=["tier", "path"])):
         return
+    if record.study_uid:
+        judging.other_sender(txn, record.study_uid, record.source)
     sizes = {record.tier: record.size_bytes}
     ledger.commit(txn, sizes)
     ledger.spend(txn, holder, sizes)
@@ -366,15 +393,18 @@ def aside(txn: Txn, record: AsideRecord, *, holder: str) -> None:
 def hint_complete(txn: Txn, study_uids: Iterable[str]) -> None:
     """Let studies that wait for quiet be prepared at once; others are left alone."""
     for uids in in_lists(study_uids):
-        txn.conn.execute(
-            sa.update(studies)
-            .where(studies.c.study_uid.in_(uids), studies.c.prepare_due_s > txn.now)
-            .values(prepare_due_s=txn.now)
-        )
+        for due_s in (studies.c.prepare_due_s, studies.c.judge_due_s):
+            txn.conn.execute(
+                sa.update(studies)
+                .where(studies.c.study_uid.in_(uids), due_s > txn.now)
+                .values({due_s: txn.now})
+            )
 
 
 def touched(txn: Txn, study_uids: Iterable[str]) -> None:
     """Note that studies were accessed: the order of eviction."""
+    study_uids = list(study_uids)
+    web_evicting.accessed(txn, study_uids)
     for uids in in_lists(study_uids):
         txn.conn.execute(
             sa.update(studies).where(studies.c.study_uid.in_(uids)).values(accessed_s=txn.now)

@@ -193,6 +193,7 @@ def _take_over(txn: Txn, pack: PreparedSeries, lease: Lease) -> None:
             prepared_bytes=studies.c.prepared_bytes + size,
             prepare_seconds=studies.c.prepare_seconds + pack.seconds,
             prepared_s=txn.now,
+            web_evicted_s=0.0,
         )
     )
     audit.publish(txn, "events", _statistics(txn, pack, lease, fresh))

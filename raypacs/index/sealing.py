@@ -16,17 +16,19 @@ from typing import Any
 import sqlalchemy as sa
 
 from raypacs.errors import StudySealed
-from raypacs.index import audit, ledger
+from raypacs.index import adopted, audit, evicting, ledger
 from raypacs.index.engine import Txn, in_lists, insert, insert_many
 from raypacs.index.schema import (
     asides,
     copies,
     delete_intents,
     instances,
+    packs,
     series,
     studies,
     work_items,
 )
+from raypacs.index.web_evicting import UNPREPARED
 from raypacs.policy.queue import WAITING, State
 from raypacs.records import Outcome
 
@@ -211,12 +213,28 @@ def reopen(txn: Txn, study_uid: str, told: Mapping[str, Sequence[Row]], *, grace
     refs = manifests(txn.conn, study_uid)
     if {ref.path for ref in refs} != set(told):
         return False
+    # What left and of which no byte went yet stays: the study grows, so its proof is of no use.
+    evicting.take_back(txn, study_uid, "it was opened again")
+    away = evicting.gone_paths(txn.conn, study_uid)
+    others = adopted.tiers(txn.conn)
     # A manifest of an earlier version has fewer columns.
-    every = [{"peer": "", **row} for ref in refs for row in told[ref.path]]
+    every = [
+        _away({"peer": "", **row}, others) if ref.path in away else {"peer": "", **row}
+        for ref in refs
+        for row in told[ref.path]
+    ]
     # What left a tier with its copy lies nowhere but in libraries.
     ours = copies.c.study_uid == study_uid
     held = set(txn.conn.execute(sa.select(copies.c.tier).where(ours)).scalars())
     every = [row if row["tier"] in held else {**row, "tier": ""} for row in every]
+    # What a pack held that left the web cache is to be prepared again.
+    tokens = set(
+        txn.conn.execute(sa.select(packs.c.token).where(packs.c.study_uid == study_uid)).scalars()
+    )
+    every = [
+        row if not row["form"] or row["pack_token"] in tokens else {**row, **UNPREPARED}
+        for row in every
+    ]
     taken = _taken(txn.conn, every)
     insert_many(txn.conn, instances, [r for r in every if r["sop_instance_uid"] not in taken])
     for row in every:
@@ -238,6 +256,11 @@ def reopen(txn: Txn, study_uid: str, told: Mapping[str, Sequence[Row]], *, grace
     detail = {"series": len(refs), "instances": len(every), "aside": len(taken)}
     audit.record(txn, "reopened", study_uid=study_uid, detail=detail)
     return True
+
+
+def _away(row: Row, others: Collection[str]) -> Row:
+    """Return the row of an instance that left the image tiers; adopted ones never leave."""
+    return row if row["tier"] in others else {**row, "tier": ""}
 
 
 def _taken(conn: sa.Connection, told: Iterable[Row]) -> set[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from raypacs.errors import StudySealed
 from raypacs.index.reader import IndexReader
@@ -35,6 +36,17 @@ class Due:
     place_s: float = 0.0
     seal_again_s: dict[str, float] = field(default_factory=dict)
     """By study, those that are not to be sealed before."""
+    evict_s: float = 0.0
+    pins_s: float = 0.0
+    copy_s: float = 0.0
+    walks: dict[str, Any] = field(default_factory=dict)
+    """By cache, where its walk through what may leave is (``evicting.Walk``)."""
+    copied: dict[str, tuple[float, str]] = field(default_factory=dict)
+    """By cache, up to where staging rules that copy were tried."""
+    listed_at: dict[int, int] = field(default_factory=dict)
+    """By delete intent, how many of the objects that it lists are gone."""
+    prepare_again_s: dict[str, float] = field(default_factory=dict)
+    """By study, those whose packs are not to be made again before."""
     judge_s: float = 0.0
     delete_s: float = 0.0
     deleted: tuple[float, str] = (0.0, "")
@@ -87,6 +99,14 @@ class MasterBase:
 
     def reopen(self, sealed: StudySealed) -> set[str]:
         """Make rows again of the studies an error names; return those whose manifests are away."""
+        raise NotImplementedError
+
+    def order_archive(self, study_uids: Iterable[str], who: str = "") -> Any:
+        """Archive studies at once."""
+        raise NotImplementedError
+
+    def order_restore(self, study_uid: str, priority: str = "stat", who: str = "") -> Any:
+        """Bring a study back from a library."""
         raise NotImplementedError
 
     @property

@@ -1,4 +1,4 @@
-"""The master's duties on tiers: looking at them, sweeping dead attempts, deleting by intent."""
+"""The master's duties on tiers: looking at them, sweeping dead attempts."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import logging
 from raypacs.errors import StaleEpoch, TierUnavailable
 from raypacs.master.base import MasterBase
 from raypacs.storage.tier import Tier
-from raypacs.upkeep import delete, sweep_attempt, sweep_parts
+from raypacs.upkeep import sweep_attempt, sweep_parts
 
 log = logging.getLogger(__name__)
 
 # Longer than a gateway trusts a location it looked up, so no reader loses bytes under its hands.
 DELETE_GRACE_S = 5.0
-DELETES_PER_TICK = 500
 TIERS_EVERY_S = 10.0
 PARTS_EVERY_S = 60.0
 # How soon the tiers' markers tell of a change: an index restored from a backup is known by that,
@@ -22,7 +21,7 @@ MARKS_EVERY_S = 2.0
 
 
 class TierDuties(MasterBase):
-    """Tiers: seen, swept, freed."""
+    """Tiers: seen and swept."""
 
     _sequence = 0
 
@@ -103,21 +102,4 @@ class TierDuties(MasterBase):
                 count += sweep_parts(tier, lambda: self._writer.live_tokens(now), self._still_ours)
             except TierUnavailable as exc:
                 log.warning("sweep put off: %s", exc)
-        return count
-
-    def _delete_due(self, now: float) -> int:
-        """Delete the bytes of intents whose grace period is over, and confirm."""
-        count = 0
-        for tier in self._tiers.reachable():
-            due = self._writer.deletes_due(now, tier=tier.name, limit=DELETES_PER_TICK)
-            if not due or not self._may_delete() or not self._is_there(tier):
-                continue
-            try:
-                delete(tier, [intent.path for intent in due], self._still_ours)
-                for folder in {"/".join(intent.path.split("/")[:2]) for intent in due}:
-                    tier.prune(f"{folder}/")  # studies/{Study}/ or conflicts/{Study}/
-            except TierUnavailable as exc:
-                log.warning("deletion put off: %s", exc)
-                continue
-            count += self._writer.confirm_deleted([intent.intent_id for intent in due], now)
         return count

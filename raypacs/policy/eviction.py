@@ -120,17 +120,23 @@ def choose(
     need_bytes: int,
     now: float,
     *,
+    red_need_bytes: int | None = None,
     room_bytes: int = 0,
     is_web: bool = False,
 ) -> list[Choice]:
     """Choose what leaves at ``level``: rules of amber first, then, if still needed, those of red.
 
     ``candidates`` are in the order of eviction. Nothing is chosen on green, nor without need.
+    ``red_need_bytes``: what must go until the cache is not red any more; rules of red stop there
+    (None: they free ``need_bytes`` too).
     """
     found: list[Choice] = []
     gone: set[str] = set()
     for one in passes(level)[: 1 if is_web else None]:
-        left = need_bytes - sum(choice.size_bytes for choice in found)
+        need = need_bytes
+        if one is Level.RED and red_need_bytes is not None:
+            need = red_need_bytes
+        left = need - sum(choice.size_bytes for choice in found)
         kept = sum(choice.candidate.kept_bytes for choice in found if choice.keeps)
         rest = (candidate for candidate in candidates if candidate.study_uid not in gone)
         page = choose_page(rest, rules, one, left, now, room_bytes=room_bytes - kept, is_web=is_web)
