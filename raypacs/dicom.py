@@ -93,6 +93,7 @@ SEARCH_KEYWORDS = (
     "ContentDate",
     "ContentTime",
     "TimezoneOffsetFromUTC",
+    "VerificationFlag",
 )
 
 

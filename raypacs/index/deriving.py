@@ -17,6 +17,7 @@ from raypacs.index.queue import Wish, enqueue
 from raypacs.index.schema import instances, studies, work_items
 from raypacs.index.schema import settings as settings_rows
 from raypacs.policy import deriving
+from raypacs.policy.arrival import compression_for
 from raypacs.policy.kinds import DERIVE
 from raypacs.policy.queue import Priority, State
 from raypacs.records import InstanceRecord, Lease
@@ -31,7 +32,11 @@ def enqueue_wanted(txn: Txn, study_uid: str, generation: int) -> bool:
 
     Not where an earlier one left out all that is wanted: the pixels are the same.
     """
-    compression = settings.read(txn.conn)[1].compression
+    decided = txn.conn.execute(
+        sa.select(studies.c.decided).where(studies.c.study_uid == study_uid)
+    ).scalar()
+    wanted = (decided or {}).get("compress", {}).get("value", "")
+    compression = compression_for(settings.read(txn.conn)[1].compression, wanted)
     if not any(rule.action == "lossy" for rule in compression):
         return False
     ours = instances.c.study_uid == study_uid
@@ -96,7 +101,7 @@ def take_over(txn: Txn, lease: Lease, records: Sequence[InstanceRecord]) -> int:
     new = [record for record in records if record.sop_instance_uid not in served]
     if new:
         due_s = txn.now + settings.read(txn.conn)[1].quiet_s
-        registration.register(txn, new, holder=lease.node, due_s=due_s)
+        registration.register(txn, new, holder=lease.node, due_s=due_s, made=True)
     return len(new)
 
 

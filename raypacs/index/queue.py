@@ -67,6 +67,7 @@ def enqueue_due(txn: Txn) -> int:
             studies.c.generation,
             studies.c.patient_id,
             studies.c.source,
+            studies.c.decided,
             (studies.c.prepare_due_s - studies.c.last_received_s).label("waited_s"),
             (studies.c.instance_count - studies.c.prepared_count).label("unprepared"),
         )
@@ -91,6 +92,9 @@ def enqueue_due(txn: Txn) -> int:
         rule = f"no new instance for {quiet_s:g} s" if quiet else "its sender was done"
         wish = ADOPTED if study.study_uid in unhurried else Wish()
         wish = replace(wish, rule=rule)
+        decided = study.decided.get("priority")
+        if decided is not None:
+            wish = replace(wish, priority=Priority[decided["value"].upper()])
         if study.study_uid in occupied:
             made += enqueue(txn, PREPARE, study.study_uid, study.generation, wish)
         else:

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from raypacs.errors import IllegalTransition, StaleLease, StudySealed
-from raypacs.index import attempts, bulk, halting, leasing, queue, retirement, settings
+from raypacs.index import attempts, bulk, halting, judging, leasing, queue, retirement, settings
 from raypacs.index.bulk import Again, Chosen
 from raypacs.index.leasing import Polled
 from raypacs.index.queue import Wish
@@ -43,6 +43,7 @@ class QueueWrites(Writing):
     def enqueue_due(self, now: float) -> int:
         """Make items for studies that became quiet; return how many."""
         with self.transaction(now) as txn:
+            judging.judge_quiet(txn)
             return queue.enqueue_due(txn)
 
     def enqueue_item(self, kind: str, study_uid: str, wish: Wish, now: float) -> int:

@@ -224,8 +224,54 @@ def _canceled(detail: Detail) -> str:
 
 def _deleted(detail: Detail) -> str:
     told = f"deleted from every cache: {_objects(detail)}, {_bytes(detail.get('size_bytes'))}"
+    if detail.get("by"):
+        told += f", by {detail['by']}"
     stay = detail.get("stay")
     return f"{told}; {stay} adopted files stay where they are" if stay else told
+
+
+def _status(detail: Detail) -> str:
+    changes = (
+        f"{name.replace('_', ' ')} {_flag(one['from'])} -> {_flag(one['to'])}"
+        for name, one in detail.items()
+        if isinstance(one, Mapping)
+    )
+    by = f", by {detail['by']}" if detail.get("by") else ""
+    return ", ".join(changes) + by
+
+
+def _flag(value: Any) -> str:
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else value
+
+
+def _decided(detail: Detail) -> str:
+    told = [
+        f"{_EFFECTS.get(name, name)} {_effect(name, one['value'])} ({one['by']})"
+        for name, one in (detail.get("effects") or {}).items()
+    ]
+    gone = [f"no more {_EFFECTS.get(name, name)}" for name in detail.get("no_more") or ()]
+    return "decided: " + "; ".join([*told, *gone])
+
+
+def _effect(name: str, value: Any) -> str:
+    return moments.told(value) if name.endswith("_s") else _value(value)
+
+
+def _archiving(detail: Detail) -> str:
+    if detail.get("archiving"):
+        return "is to be archived: not all of its senders have archiving off"
+    return "is not to be archived: all of its senders have archiving off"
+
+
+def _not_deleted(detail: Detail) -> str:
+    return f"not deleted, though {detail.get('by', 'a rule')} wants it: {detail.get('why', '?')}"
+
+
+def _routes(detail: Detail) -> str:
+    return (
+        f"to be sent to {_value(detail.get('destinations', ()))} by {detail.get('by', 'a rule')}: "
+        "this version sends nothing"
+    )
 
 
 def _objects(detail: Detail) -> str:
@@ -242,6 +288,15 @@ def _bytes(size: Any) -> str:
         value /= 1000
     return f"{value:.1f} TB"
 
+
+_EFFECTS = {
+    "route": "to be sent to",
+    "compress": "prepared as",
+    "keep_until_s": "pinned until",
+    "tier": "on tier",
+    "delete_after_s": "deleted after",
+    "priority": "priority",
+}
 
 # What happened, by the audit's word for it.
 _WORDS: dict[str, Callable[[Detail], str]] = {
@@ -265,4 +320,9 @@ _WORDS: dict[str, Callable[[Detail], str]] = {
     "item deleted": _taken_off,
     "priority": _priority,
     "deleted": _deleted,
+    "not deleted": _not_deleted,
+    "status": _status,
+    "decided": _decided,
+    "archiving": _archiving,
+    "route wanted": _routes,
 }

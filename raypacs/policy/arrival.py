@@ -103,6 +103,31 @@ class Explained:
     decides: tuple[str, ...] = ()
 
 
+def explained(settings: Settings, facts: Facts, now: float) -> dict[str, Any]:
+    """Return what becomes of every rule and what is decided, as it is shown."""
+    told = [
+        {
+            "rule": one.rule,
+            "matches": one.matches,
+            "asked": one.asked,
+            "failed": list(one.failed),
+            "decides": list(one.decides),
+        }
+        for one in explain(settings.rules, facts, now)
+    ]
+    senders = []
+    for source, address in facts.origins:
+        found = source_of(settings.sources, source, address)
+        name = found.name if found is not None else ""
+        senders.append({"source": source, "address": address, "settings": name})
+    return {
+        "rules": told,
+        "senders": senders,
+        "archiving": archiving_of(facts.origins, settings.sources),
+        "decided": decide(settings, facts, now).as_json(),
+    }
+
+
 def decide(settings: Settings, facts: Facts, now: float) -> Decision:
     """Return what is to be done with a study."""
     effects: dict[str, Effect] = {}
