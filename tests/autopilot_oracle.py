@@ -322,7 +322,7 @@ class Oracle:
         ][-60:]
         for table in ("copies", "containers", "series", "delete_intents", "work_items"):
             lines += [
-                f"{table}: { {key: row[key] for key in row.keys() if key not in _QUIET} }"
+                f"{table}: { {key: it for key, it in dict(row).items() if key not in _QUIET} }"
                 for row in rows(f"SELECT * FROM {table}")
                 if study in ("", row["study_uid"])
             ]

@@ -168,10 +168,16 @@ class Template:
 
 
 class AutopilotSite:
-    """The site of one walk; time stands still until told."""
+    """The site of one walk; time stands still until told.
+
+    All walks of a process go by the same ``folder``: so they have the same engines, whose compiled
+    statements are most of what a walk costs otherwise.
+    """
 
     def __init__(self, folder: Path, template: Template) -> None:
         self.folder = folder
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
         shutil.copyfile(template.index, folder / "index.sqlite")
         self.url = f"sqlite:///{folder / 'index.sqlite'}"
         self.now = T + 1

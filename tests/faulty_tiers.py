@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
 import pytest
+import sqlalchemy as sa
 
+import raypacs.index.reader
 import raypacs.master.core
 import raypacs.storage.late
 import raypacs.storage.tier
 from raypacs import layout
 from raypacs.config import TierSettings
 from raypacs.errors import AlreadyExists, NotFound, TierFull, TierUnavailable
+from raypacs.index.engine import open_engine
 from raypacs.index.writing import Writing
 from raypacs.storage.extents import Extent
 from raypacs.storage.objects import Buffer, ObjectInfo, as_chunks, checked_path
@@ -263,6 +267,12 @@ class _Tokens:
 TOKENS = _Tokens()
 
 
+@cache
+def _engine(url: str, *, read_only: bool = False) -> sa.Engine:
+    """Open each engine once: one that is disposed of connects anew, and keeps what it compiled."""
+    return open_engine(url, read_only=read_only)
+
+
 @contextmanager
 def faulty_tiers() -> Iterator[None]:
     """Let ``memory://`` URLs be disks of :data:`DISKS`, and their :class:`Fate` see the index."""
@@ -282,6 +292,8 @@ def faulty_tiers() -> Iterator[None]:
             fate.step()
 
     with pytest.MonkeyPatch.context() as patch:
+        for module in (raypacs.master.core, raypacs.index.reader):
+            patch.setattr(module, "open_engine", _engine)
         patch.setattr(raypacs.storage.tier, "FsspecTier", FaultyTier)
         patch.setattr(raypacs.master.core, "Guard", _Direct)
         patch.setattr(raypacs.storage.late, "Guard", _Direct)
@@ -291,3 +303,4 @@ def faulty_tiers() -> Iterator[None]:
             yield
         finally:
             DISKS.clear()
+            _engine.cache_clear()

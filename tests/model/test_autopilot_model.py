@@ -7,7 +7,6 @@ looks at every row and every byte (:mod:`tests.autopilot_oracle`).
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import tempfile
@@ -37,7 +36,6 @@ CRASH = st.sampled_from([0, 0, 0, 0, 1, 2, 3, 5, 8, 13, 21, 34])
 WALKS = int(os.environ.get("RAYPACS_WALKS", "500"))
 STEPS = 14
 PARTS = 4
-_numbers = itertools.count(1)
 
 
 class Autopilot(RuleBasedStateMachine):
@@ -50,9 +48,7 @@ class Autopilot(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         type(self).walks += 1
-        self.place = self.folder / f"walk{next(_numbers)}"
-        self.place.mkdir()
-        self.site = AutopilotSite(self.place, self.template)
+        self.site = AutopilotSite(self.folder / "walk", self.template)
         self.oracle = Oracle(self.site)
         self.begun = False
 
@@ -62,7 +58,6 @@ class Autopilot(RuleBasedStateMachine):
                 self.everything_settles()
         finally:
             self.site.close()
-            shutil.rmtree(self.place)
 
     @contextmanager
     def step(self, crash: int = 0) -> Iterator[None]:
@@ -150,15 +145,14 @@ class Autopilot(RuleBasedStateMachine):
             self._damage(what, pick)
         self.oracle.check()
 
-    @rule()
-    def another_master(self) -> None:
+    @rule(what=st.sampled_from(["another master", "node", "node with work"]))
+    def somebody_dies(self, what: str) -> None:
         with self.step():
-            self.site.restart_master()
-
-    @rule()
-    def a_node_takes_work_and_dies(self) -> None:
-        with self.step():
-            self.site.leases()
+            if what == "another master":
+                self.site.restart_master()
+                return
+            if what == "node with work":
+                self.site.leases()
             self.site.everything_dies()
 
     # Orders
