@@ -6,6 +6,8 @@ import sqlalchemy as sa
 
 from raypacs.index.columns import TEXT, count_, metadata, text_, time_
 
+_DAMAGED = sa.text("damaged <> ''")
+
 # How many copies of a tier are held, and by what: kept by triggers on copies (migration 0007).
 copy_totals = sa.Table(
     "copy_totals",
@@ -35,6 +37,8 @@ containers = sa.Table(
     time_("verified_s"),
     text_("damaged"),
     sa.Index("ix_containers_study", "study_uid"),
+    sa.Index("ix_containers_created", "tier", "created_s"),
+    sa.Index("ix_containers_damaged", "tier", sqlite_where=_DAMAGED, postgresql_where=_DAMAGED),
 )
 
 # Green, amber or red, by tier: kept, as it has hysteresis.

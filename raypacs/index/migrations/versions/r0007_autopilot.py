@@ -167,6 +167,15 @@ def _tables() -> None:
         _text("damaged"),
     )
     op.create_index("ix_containers_study", "containers", ["study_uid"])
+    op.create_index("ix_containers_created", "containers", ["tier", "created_s"])
+    damaged = sa.text("damaged <> ''")
+    op.create_index(
+        "ix_containers_damaged",
+        "containers",
+        ["tier"],
+        sqlite_where=damaged,
+        postgresql_where=damaged,
+    )
     op.create_table(
         "levels",
         sa.Column("tier", _TEXT, primary_key=True),
