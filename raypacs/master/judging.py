@@ -59,7 +59,8 @@ class JudgeEvents(TierEvents):
     def _move_by_rule(self, order: TierOrder) -> None:
         """Order that a study moves where a rule wants it; what cannot be is tried again later."""
         try:
-            if set(self._reader.held(order.study_uid)) != {order.tier}:
+            images = {one.name for one in self._reader.settings()[1].tiers if one.role == "image"}
+            if images & set(self._reader.held(order.study_uid)) != {order.tier}:
                 self.order_migrate(order.study_uid, order.tier, order.by)
         except StaleEpoch:
             raise

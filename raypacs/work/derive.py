@@ -43,7 +43,7 @@ from raypacs.work.derived_header import Measured, derived_header
 from raypacs.work.frame_reader import FrameReader
 from raypacs.work.headers import explicit_header
 from raypacs.work.icons import with_native_icons
-from raypacs.work.run import Site, TaskFailure, Tasks
+from raypacs.work.run import Site, TaskFailure, Tasks, settings_for
 from raypacs.work.source import Scratch, Source, find_tier
 
 _log = logging.getLogger(__name__)
@@ -95,7 +95,8 @@ class DeriveRun:
     def run(self, tasks: Tasks) -> WorkResult:
         """Make what the rules want and the study does not have yet."""
         records = [stored.record for stored in self._site.instances(self._lease.study_uid)]
-        orders = deriving.wanted(records, self._site.settings.compression)
+        compression = settings_for(self._site, self._lease.study_uid).compression
+        orders = deriving.wanted(records, compression)
         if not orders:
             return WorkResult()
         targets = self._targets()

@@ -13,7 +13,7 @@ from raypacs.errors import ConfigError
 from raypacs.records import Lease, PreparedSeries, StoredInstance, WorkResult
 from raypacs.work import prepare
 from raypacs.work.parts import Chunk, PrepareContext
-from raypacs.work.run import Site, TaskFailure, Tasks
+from raypacs.work.run import Site, TaskFailure, Tasks, settings_for
 
 _log = logging.getLogger(__name__)
 _PUBLISH = -1
@@ -31,6 +31,7 @@ class PrepareRun:
 
     def run(self, tasks: Tasks) -> WorkResult:
         """Prepare what is not prepared yet, publish a pack per series."""
+        self._site = replace(self._site, settings=settings_for(self._site, self._lease.study_uid))
         unprepared = self._site.unprepared(self._lease.study_uid)
         try:
             self._context = context = prepare.make_context(

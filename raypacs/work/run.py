@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from raypacs.config import Settings
+from raypacs.policy.arrival import compression_for
 from raypacs.records import (
     ArchivedSeries,
     ContainerRef,
@@ -189,3 +190,18 @@ class Run(Protocol):
 
 
 MakeRun = Callable[[Lease, Site], Run]
+
+
+def settings_for(site: Site, study_uid: str) -> Settings:
+    """Return the settings with the compression that a rule or source wants for a study."""
+    settings = site.settings
+    said = any(one.compress for one in settings.rules)
+    if site.moves is None or not (said or any(one.compression for one in settings.sources)):
+        return settings
+    study = site.moves.study(study_uid)
+    decided = (study or {}).get("decided") or {}
+    wanted = decided.get("compress", {}).get("value", "")
+    if not wanted:
+        return settings
+    compression = compression_for(settings.compression, wanted)
+    return settings.model_copy(update={"compression": compression})
