@@ -77,6 +77,13 @@ def instance(study_uid: str, series_uid: str, sop_uid: str, token: str) -> str:
     return f"studies/{study_uid}/{series_uid}/{sop_uid}.{token}.dcm"
 
 
+def with_token(path: str, token: str) -> str:
+    """Return the path of the same instance, or object kept aside, under another token."""
+    folder, _, name = path.rpartition("/")
+    *head, _, ending = name.split(".")
+    return "/".join((folder, ".".join((*head, token, ending))))
+
+
 def study_prefix(study_uid: str) -> str:
     """Folder of one study, on image and web tiers alike."""
     return f"studies/{study_uid}/"

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from raypacs.index import ledger, tiering
+from raypacs.index import evicting, ledger, tiering
 from raypacs.index.tiering import Leaver
 
 
@@ -69,6 +69,11 @@ class TieringReader:
         """Return objects kept aside on a tier: path and size in bytes."""
         with self._engine.connect() as conn:
             return tiering.asides_on(conn, tier, limit)
+
+    def gone(self, study_uid: str) -> set[str]:
+        """Return paths of manifests in force whose instances left the image tiers."""
+        with self._engine.connect() as conn:
+            return evicting.gone_paths(conn, study_uid)
 
     def recount(self) -> dict[str, int]:
         """Count used bytes per tier again, from the rows (``ledger.recount``)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from raypacs import layout
@@ -100,18 +101,29 @@ class SealDuties(TierDuties):
         described = self._reader.series_attributes(study_uid)
         refs: list[ManifestRef] = []
         data: dict[str, bytes] = {}
+        room = {
+            name: row.available_bytes + row.granted_bytes
+            for name, row in self._reader.ledger().items()
+        }
         for series_uid, ours in rows.items():
-            tier = self._manifest_tier(ours)
+            told = manifest.encode(study_uid, series_uid, ours, described.get(series_uid, {}))
+            tier = self._manifest_tier(ours, room, len(told))
             if tier is None:
                 return None
+            room[tier.name] = room.get(tier.name, 0) - len(told)
             path = layout.manifest(study_uid, series_uid, layout.new_token())
-            data[path] = manifest.encode(study_uid, series_uid, ours, described.get(series_uid, {}))
+            data[path] = told
             refs.append(ManifestRef(study_uid, series_uid, tier.name, path, len(data[path])))
         sealing = Sealing(study_uid, rows, tuple(refs), forced=forced)
         return _Planned(sealing, data) if refs else None
 
-    def _manifest_tier(self, rows: list[Row]) -> Tier | None:
-        """Return the image tier where most of a series lies, or any other that can be written."""
+    def _manifest_tier(
+        self, rows: list[Row], room: Mapping[str, int], need_bytes: int
+    ) -> Tier | None:
+        """Return the image tier where most of a series lies, or any other that can be written.
+
+        One with room, if there is one: what is full is what studies move away from.
+        """
         tiers = {
             tier.name: tier
             for tier in sorted(self._tiers.reachable("image"), key=lambda one: one.settings.order)
@@ -121,7 +133,10 @@ class SealDuties(TierDuties):
         for row in rows:
             held[row["tier"]] += row["size_bytes"]
         by_size = [tiers[name] for name, _ in held.most_common() if name in tiers]
-        return next(iter([*by_size, *tiers.values()]), None)
+        every = [*by_size, *tiers.values()]
+        return next((one for one in every if room.get(one.name, 0) >= need_bytes), None) or next(
+            iter(every), None
+        )
 
     def _written(self, planned: _Planned) -> bool:
         """Write a study's manifests and read them back: their rows are deleted next.

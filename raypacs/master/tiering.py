@@ -61,7 +61,8 @@ class TierEvents(SealDuties):
         if to_tier:
             _check_target(settings, to_tier)
         held = self._reader.held(study_uid)
-        leaving = [tier.name for tier in settings.tiers if held.get(tier.name) and movable(tier)]
+        images = [tier for tier in settings.tiers if tier.role == "image" and movable(tier)]
+        leaving = [tier.name for tier in images if held.get(tier.name)]
         if not study["offline_s"] and not leaving:
             raise ConfigError(
                 f"nothing of study {study_uid} lies on an image tier that it could leave: files "
@@ -102,9 +103,9 @@ class TierEvents(SealDuties):
         orders = {tier.order for tier in settings.tiers if tier.role == "image" and movable(tier)}
         rules = settings.migration
         by_rule = len(orders) > 1 and (rules.after_days or rules.at_level != "never")
+        self._seal_waiting()
         if not drained and not by_rule:
             return
-        self._seal_waiting()
         try:
             self._look(settings, drained, bool(by_rule), now)
         except InvalidQuery as exc:  # no node does it yet

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from raypacs.work.adopt import AdoptRun
+from raypacs.work.archive import ArchiveRun
 from raypacs.work.derive import DeriveRun
 from raypacs.work.migrate import MigrateRun
 from raypacs.work.prepare_run import PrepareRun
