@@ -53,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "upkeep": VOCABULARY | {"index", "policy", "storage"},
     "master": VOCABULARY | {"index", "policy", "storage", "stats", "upkeep"},
     "maintenance": VOCABULARY | {"index", "policy", "storage", "upkeep", "node_file", "stats"},
+    "simulating": VOCABULARY | {"policy", "stats", "storage"},
     "work": VOCABULARY | {"storage", "codec", "policy"},
     "dimse": VOCABULARY | {"storage"},
     "web": VOCABULARY | {"storage", "codec"},
@@ -62,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"logs", "client", "node_file", "sender"},
     "cli": VOCABULARY
     | {"cluster", "client", "node_file", "logs", "sender", "synthetic"}
-    | {"maintenance"},
+    | {"maintenance", "simulating"},
 }
 
 # Third-party package to the only rooms that know it.
@@ -74,7 +75,7 @@ ONLY_IN = {
     "uvicorn": {"web"},
     "sqlalchemy": {"index"},
     "alembic": {"index"},
-    "pyarrow": {"stats"},
+    "pyarrow": {"stats", "simulating"},
     "fsspec": {"storage"},
     "obstore": {"storage"},
     "botocore": {"storage"},

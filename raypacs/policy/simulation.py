@@ -20,7 +20,8 @@ from raypacs.autopilot.archiving import ArchiveSettings
 from raypacs.autopilot.staging import StagingRule
 from raypacs.autopilot.thresholds import Thresholds
 from raypacs.autopilot.tiers import TierSettings
-from raypacs.policy import levels, placement, window
+from raypacs.policy import archiving, levels, placement, window
+from raypacs.policy.archiving import Archivable
 from raypacs.policy.caching import order_of
 from raypacs.policy.eviction import Candidate
 from raypacs.policy.forecast import HOUR_S, HourlyIntake
@@ -32,6 +33,7 @@ from raypacs.policy.simulated_outcome import Counts, Outcome, outcome_of
 
 WEB_RATIO = 0.45
 """Bytes of the wavelet form a byte received, where nothing better is known."""
+_LIBRARIES = (TierSettings(name="library", role="library", url="file:///library"),)
 _ANY_TIER = TierSettings(name="any", role="image", url="file:///any")
 _OLDER_S = 7 * DAY_S
 
@@ -47,10 +49,8 @@ class Scenario:
     web_ratio: float = WEB_RATIO
     thresholds: Thresholds = field(default_factory=Thresholds)
     archive: ArchiveSettings = field(default_factory=ArchiveSettings)
-    red_opens: bool = True
-    """Whether red opens the archive window early."""
-    minimum_age_s: float = 0.0
     archive_rate: float = 200e6
+    """What libraries take; the settings' own limit counts where it is less."""
     archive_outages: tuple[tuple[float, float], ...] = ()
     """(first day, days) from the start in which nothing is archived."""
     rules: tuple[StagingRule, ...] = ()
@@ -299,15 +299,15 @@ class _Run:
         self.is_night = window.is_open(
             begun, settings.window_start, settings.window_end, settings.time_zone
         )
-        red = scenario.red_opens and any(one.level is Level.RED for one in self.images)
+        red = settings.red_opens and any(one.level is Level.RED for one in self.images)
         day = (begun - self.load.start_s) / DAY_S
         stands = any(first <= day < first + days for first, days in scenario.archive_outages)
         if stands or not (self.is_night or red):
             waiting.budget = 0.0
             return
-        waiting.budget += scenario.archive_rate * scenario.step_s
-        due = np.array(waiting.unarchived, dtype=np.int64)
-        due = due[self.load.arrived_s[due] <= now - scenario.minimum_age_s]
+        limit = settings.bandwidth_bytes_per_s or scenario.archive_rate
+        waiting.budget += min(limit, scenario.archive_rate) * scenario.step_s
+        due = np.array([one for one in waiting.unarchived if self._due(one, now)], dtype=np.int64)
         due = due[np.argsort(self.accessed_s[due], kind="stable")]
         done = due[np.cumsum(self.load.size_bytes[due]) <= waiting.budget]
         size = int(self.load.size_bytes[done].sum())
@@ -318,6 +318,22 @@ class _Run:
         waiting.unarchived = [one for one in waiting.unarchived if not self.archived[one]]
         # What is left of the hour is lost, unless one large study waits for the next one.
         waiting.budget = waiting.budget - size if len(done) < len(due) else 0.0
+
+    def _due(self, study: int, now: float) -> bool:
+        known = Archivable(
+            study_uid=str(study),
+            archiving=True,
+            created_s=float(self.load.arrived_s[study]),
+            status=self._status(study),
+            his_verified=True,
+            growing=False,
+            proven=frozenset(),
+        )
+        return not archiving.why_not(known, self.scenario.archive, _LIBRARIES, now)
+
+    def _status(self, study: int) -> str:
+        """Nobody tells more of a load: reported from when it was opened."""
+        return "reported" if self.accessed_s[study] > self.load.arrived_s[study] else "new"
 
     def _judge(self, now: float) -> None:
         scenario = self.scenario
@@ -338,14 +354,12 @@ class _Run:
             cache.note(now, self.unarchived_bytes)
 
     def _candidate(self, study: int) -> Candidate:
-        accessed_s, created_s = float(self.accessed_s[study]), float(self.load.arrived_s[study])
         return Candidate(
             study_uid=str(study),
             size_bytes=int(self.load.size_bytes[study]),
-            accessed_s=accessed_s,
-            created_s=created_s,
-            # Nobody knows more of a synthetic study: reported where it was read, in time approved.
-            status="new" if accessed_s <= created_s else "reported",
+            accessed_s=float(self.accessed_s[study]),
+            created_s=float(self.load.arrived_s[study]),
+            status=self._status(study),
             proven=("library",) if self.archived[study] else (),
         )
 

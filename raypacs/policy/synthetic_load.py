@@ -5,7 +5,7 @@ Documented in docs/simulation.md. Same seed, same load.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -40,6 +40,9 @@ MODALITIES = (
     Modality("NM", 5, 12e6, 0.6, 8, 0.0),
 )
 """About 490 studies on a working day, 150,000 and 12 TB a year: a hospital of 600 beds."""
+
+STUDIES_PER_DAY = 390.0
+"""Of all days of a year, at scale 1."""
 
 # Part of a working day's planned studies in each local hour; sums to 1.
 _HOURS = np.array(
@@ -92,9 +95,7 @@ def generate(
     arrived, size, objects, modality = _arrivals(site, rng, start, history_days, days)
     arrived = _held_up(arrived, site, start_s)
     order = np.argsort(arrived, kind="stable")
-    arrived, size, objects, modality = (
-        values[order] for values in (arrived, size, objects, modality)
-    )
+    arrived, size, objects, modality = arrived[order], size[order], objects[order], modality[order]
     before = _earlier_study(rng, arrived)
     read_s, reads = _reads(rng, arrived, modality, before, start_s + days * DAY_S)
     return Load(
@@ -233,3 +234,34 @@ def _reads(
     at, study = at[inside], study[inside]
     order = np.argsort(at, kind="stable")
     return at[order], study[order]
+
+
+def with_reads(load: Load, seed: int) -> Load:
+    """Return a recorded load with synthetic reads, where the record has none."""
+    rng = np.random.default_rng(seed)
+    before = _earlier_study(rng, load.arrived_s)
+    read_s, reads = _reads(rng, load.arrived_s, load.modality, before, load.end_s)
+    return replace(
+        load,
+        patient=_roots(before),
+        read_s=read_s,
+        reads=reads,
+        read_origin="synthetic: the record has none",
+    )
+
+
+def resized(site: Hospital, bytes_per_study: float) -> Hospital:
+    """Return a hospital whose studies have another mean size."""
+    mean = sum(one.per_day * one.mean_bytes for one in site.modalities)
+    factor = bytes_per_study * sum(one.per_day for one in site.modalities) / mean
+    return replace(
+        site,
+        modalities=tuple(
+            replace(one, mean_bytes=one.mean_bytes * factor) for one in site.modalities
+        ),
+    )
+
+
+def scale_of(studies_per_day: float) -> float:
+    """Return the scale at which a hospital has so many studies a day, weekends included."""
+    return studies_per_day / STUDIES_PER_DAY
