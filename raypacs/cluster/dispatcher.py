@@ -28,10 +28,11 @@ from raypacs.cluster.tasks import RayTasks, guarded, warm_up
 from raypacs.config import Bootstrap, Settings
 from raypacs.errors import MasterUnavailable, NotFound, RaypacsError, StaleLease
 from raypacs.index.sealed_reader import SealedReader
+from raypacs.policy.archiving import BY_ITSELF
 from raypacs.records import Assignment, Lease, Poll
 from raypacs.storage.manifest import Manifests
 from raypacs.work.kinds import RUNS
-from raypacs.work.run import Archives, Moves, Relocation, Run, Site, TaskFailure
+from raypacs.work.run import Archives, Libraries, Moves, Relocation, Run, Site, TaskFailure
 from raypacs.work.source import find_tier
 
 _log = logging.getLogger("raypacs.cluster.dispatcher")
@@ -222,6 +223,18 @@ class Dispatcher:
                 gone=self._reader.gone,
                 move_asides=partial(self._master.call, "move_asides"),
             ),
+            libraries=self._libraries(),
+        )
+
+    def _libraries(self) -> Libraries:
+        reader, call = self._reader, self._master.call
+        return Libraries(
+            seal=lambda study_uid: bool(call("seal_study", study_uid)),
+            may_go_on=lambda lease: (
+                lease.payload.get("by") != BY_ITSELF or bool(reader.archiving_open(time.time()))
+            ),
+            archived=lambda lease, told: call("archived", lease, told),
+            running=reader.running_items,
         )
 
     def _moves(self) -> Moves:

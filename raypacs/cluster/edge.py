@@ -35,6 +35,7 @@ EDGE_EVENTS = (
     # Orders of operators, from the REST API of any node.
     "enqueue_item",
     "order_adoption",
+    "order_archive",
     "order_restore",
     "order_prefetch",
     "announce",

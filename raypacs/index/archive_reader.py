@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +24,29 @@ from raypacs.policy import archiving, window
 from raypacs.policy.archiving import ARCHIVE, Archivable
 from raypacs.policy.holding import LIBRARY, UNARCHIVED
 from raypacs.policy.kinds import PREPARE
-from raypacs.policy.queue import WAITING, State
+from raypacs.policy.queue import State
 from raypacs.records import ContainerRef
 
 _DAY_S = 86_400.0
 # What failed is tried again by itself the next night, not every minute.
 FAILED_FOR_S = 12 * 3600.0
 Cursor = tuple[float, str]
+
+
+FIRST: Cursor = (-1.0, "")
+"""Before every study."""
+
+
+@dataclass
+class ArchiveWalk:
+    """Where the walk through what may be archived is: first what no library has, then the rest.
+
+    ``opened_by``: why is archived by itself just now.
+    """
+
+    rest: bool = False
+    after: Cursor = FIRST
+    opened_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +74,8 @@ class ArchiveReader:
 
     def running_items(self, kind: str) -> int:
         """Return how many items of a kind run."""
-        return self.open_items(kind, [State.IN_PROCESS.value])
-
-    def open_items(self, kind: str, states: Collection[str] = (*WAITING, State.IN_PROCESS)) -> int:
-        """Return how many items of a kind wait or run."""
         query = sa.select(sa.func.coalesce(sa.func.sum(item_counts.c["items"]), 0)).where(
-            item_counts.c.kind == kind, item_counts.c.state.in_(list(states))
+            item_counts.c.kind == kind, item_counts.c.state == State.IN_PROCESS.value
         )
         with self._engine.connect() as conn:
             return int(conn.execute(query).scalar_one())

@@ -2,11 +2,129 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from raypacs.config import Settings, TierSettings
+from raypacs.errors import InvalidQuery
+from raypacs.index.archive_reader import FIRST, ArchiveWalk
 from raypacs.master.sealing import SealDuties
+from raypacs.policy import archiving, window
+from raypacs.policy.archiving import ARCHIVE
+from raypacs.policy.holding import FREE, KEPT, LIBRARY, PINNED, UNARCHIVED, UNJUDGED
+from raypacs.records import ArchivedSeries, Lease
+
+LOOK_EVERY_S = 1.0
+LIBRARY_LOOK_EVERY_S = 10.0
+# A page of the order of archiving takes the index some milliseconds.
+STUDIES_PER_LOOK = 200
+MOST_ORDERED = 1000
+_UNPROVEN = (UNARCHIVED, PINNED)
+_PROVEN = (FREE, KEPT, UNJUDGED)
 
 
 class ArchiveDuties(SealDuties):
     """Archiving."""
 
     def _archive_due(self, now: float) -> None:
-        """Make ARCHIVE work while the window is open."""
+        """Make ARCHIVE work while the window is open, a bounded number of items at a time."""
+        if now < self._due.archive_s:
+            return
+        settings = self._reader.settings()[1]
+        libraries = archiving.libraries_of(settings.tiers, settings.archive.libraries)
+        if not libraries:
+            self._due.archive_s = now + LIBRARY_LOOK_EVERY_S
+            return
+        self._due.archive_s = now + LOOK_EVERY_S
+        walk: ArchiveWalk = self._due.archive_walk
+        opened_by = self._reader.archiving_open(now)
+        if not opened_by:
+            self._park(settings, now)
+            walk.opened_by = ""
+            return
+        if not walk.opened_by:
+            self._due.archive_walk = walk = ArchiveWalk(opened_by=opened_by)
+            if self._writer.unpark_archive(now):
+                self._polls.changed()
+        walk.opened_by = opened_by
+        self._fill(walk, settings, libraries, now)
+
+    def _park(self, settings: Settings, now: float) -> None:
+        archive = settings.archive
+        if self._reader.open_items(ARCHIVE):
+            opens_s = window.next_open(
+                now, archive.window_start, archive.window_end, archive.time_zone
+            )
+            self._writer.park_archive(opens_s, now)
+
+    def _fill(
+        self,
+        walk: ArchiveWalk,
+        settings: Settings,
+        libraries: Sequence[TierSettings],
+        now: float,
+    ) -> None:
+        free = settings.archive.items - self._reader.open_items(ARCHIVE)
+        if free <= 0:
+            return
+        image = [tier.name for tier in settings.tiers if tier.role == "image" and not tier.adopted]
+        tiers: list[str] = image
+        holds: tuple[str, ...] = _UNPROVEN
+        if walk.rest:
+            # Several libraries, another one than before, or what left the image tiers since.
+            tiers = image + [tier.name for tier in settings.tiers if tier.role == "library"]
+            holds = (*_PROVEN, LIBRARY)
+        page = self._reader.archivable(tiers, holds, walk.after, now, STUDIES_PER_LOOK)
+        due = [
+            study.study_uid
+            for study in page.studies
+            if not archiving.why_not(study, settings.archive, libraries, now)
+        ]
+        if due:
+            self._writer.archive_by_itself(due[:free], now)
+            self._polls.changed()
+        if len(due) > free:
+            return  # the page is looked at once more: those that were taken are left out
+        if page.after is not None:
+            walk.after = page.after
+        elif not walk.rest:
+            walk.rest, walk.after = True, FIRST
+        else:
+            walk.rest, walk.after = False, FIRST
+            self._due.archive_s = now + settings.archive.check_interval_s
+
+    # Events
+
+    def order_archive(
+        self, study_uids: Iterable[str], who: str = "", libraries: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Archive studies now, whatever the window, age and status say; at most 1,000 a call.
+
+        Returns:
+            ``items`` (their ids) and ``refused`` (study_uid, why). Idempotent.
+
+        Raises:
+            InvalidQuery: there is no library, or none of these names.
+        """
+        settings = self._reader.settings()[1]
+        known = {tier.name for tier in archiving.libraries_of(settings.tiers)}
+        unknown = [name for name in libraries if name not in known]
+        if unknown or not known:
+            raise InvalidQuery(
+                f"no library that takes new objects: {', '.join(unknown) or 'there is none'}",
+                key="libraries",
+            )
+        uids = list(dict.fromkeys(study_uids))[:MOST_ORDERED]
+        told = self._writer.order_archive(uids, list(libraries), who, self._clock())
+        self._polls.changed()
+        return told
+
+    def archived(self, lease: Lease, told: Sequence[ArchivedSeries]) -> None:
+        """Register series that are proven, while their attempt goes on. Raises StaleLease."""
+        self._writer.archived(lease, told, self._clock())
+
+    def seal_study(self, study_uid: str) -> bool:
+        """Seal a study at once, unless a PREPARE of it needs its rows; say whether it is sealed."""
+        if self._reader.manifests(study_uid):
+            return True
+        return self._reader.may_be_sealed(study_uid) and self.seal_now(study_uid)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raypacs.errors import StudySealed
+from raypacs.index.archive_reader import ArchiveWalk
 from raypacs.index.reader import IndexReader
 from raypacs.index.writer import IndexWriter
 from raypacs.master.polls import Polls
@@ -37,6 +38,8 @@ class Due:
     seal_again_s: dict[str, float] = field(default_factory=dict)
     """By study, those that are not to be sealed before."""
     evict_s: float = 0.0
+    archive_s: float = 0.0
+    archive_walk: ArchiveWalk = field(default_factory=ArchiveWalk)
     pins_s: float = 0.0
     copy_s: float = 0.0
     walks: dict[str, Any] = field(default_factory=dict)

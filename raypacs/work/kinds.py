@@ -23,6 +23,7 @@ RUNS: Mapping[str, MakeRun] = MappingProxyType(
         "DERIVE": DeriveRun,
         "VERIFY": VerifyRun,
         "ADOPT": AdoptRun,
+        "ARCHIVE": ArchiveRun,
         "MIGRATE": MigrateRun,
         "RESTORE": RestoreRun,
         "PREFETCH": RestoreRun,

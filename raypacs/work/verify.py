@@ -4,6 +4,9 @@ Instances as received are compared with the size and SHA-256 the index keeps, ma
 series with the SHA-256 they carry; packs and their header sidecars with their CRC-32s. What differs
 is looked up once more before it is told, as it may have been replaced or deleted meanwhile.
 
+Containers of libraries are read whole: each byte of them, and each instance's data set as received
+(``storage.container``). What is damaged or not there is told, and counts as no archived copy.
+
 What was adopted has no SHA-256 until somebody read it: the first VERIFY does, and tells it.
 
 Damaged originals and manifests need an operator: FAILED. A damaged pack can be made again: WARNING.
@@ -13,15 +16,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raypacs.config import TierSettings
 from raypacs.errors import ManifestCorrupt, NotFound, ObjectChanged, PackCorrupt
-from raypacs.records import InstanceRecord, Lease, PackRef, WorkResult
+from raypacs.records import (
+    CheckedContainer,
+    ContainerRef,
+    InstanceRecord,
+    Lease,
+    PackRef,
+    WorkResult,
+)
 from raypacs.storage import manifest
 from raypacs.storage.checksums import dataset_sha256, pieces
 from raypacs.storage.pack import Pack
 from raypacs.storage.tier import Tier
+from raypacs.work.archive_series import check_containers
 from raypacs.work.run import Site, TaskFailure, Tasks
 from raypacs.work.source import find_tier
 
@@ -64,13 +75,25 @@ class VerifyRun:
             tasks.submit(("new", number), digest_instances, share, tiers)
         for ref in self._packs():
             tasks.submit(ref.pack_path, verify_pack, ref, tiers)
+        for container in self._containers():
+            site_id = self._site.site_id()
+            tasks.submit(container.path, check_containers, (container,), tiers, site_id)
         found: list[Difference] = []
+        checked: list[CheckedContainer] = []
+        failure: TaskFailure | None = None
         for _, value in tasks.finished():
             if isinstance(value, TaskFailure):
-                tasks.cancel()
-                return value.as_result()
-            found += value if isinstance(value, list) else self._learn(value)
-        return _result(self._still_stored(found))
+                failure = failure or value
+            elif isinstance(value, Digested):
+                found += self._learn(value)
+            else:
+                found += [one for one in value if isinstance(one, Difference)]
+                checked += [one for one in value if isinstance(one, CheckedContainer)]
+        found += [Difference(one.tier, one.path, one.why) for one in checked if one.why]
+        told = _result(self._still_stored(found))
+        if failure is not None and not told.error:
+            told = failure.as_result()
+        return replace(told, checked=tuple(checked))
 
     def clean_up(self, *, reported: bool) -> None:
         """Nothing was written."""
@@ -87,6 +110,9 @@ class VerifyRun:
         except (ManifestCorrupt, NotFound):
             return []  # a manifest is damaged or gone: nobody knows what else there is to check
 
+    def _containers(self) -> list[ContainerRef]:
+        return self._site.moves.containers(self._study_uid) if self._site.moves else []
+
     def _packs(self) -> list[PackRef]:
         return [ref for refs in self._site.packs(self._study_uid).values() for ref in refs]
 
@@ -96,6 +122,7 @@ class VerifyRun:
             return found
         places = {(one.tier, one.path) for one in self._records()}
         places |= set(self._site.manifests(self._study_uid))
+        places |= {(one.tier, one.path) for one in self._containers()}
         for ref in self._packs():
             places |= {(ref.tier, ref.pack_path), (ref.tier, ref.header_path)}
         return [one for one in found if (one.tier, one.path) in places]
