@@ -89,6 +89,7 @@ def make_intake(
         known_sealed=reader.known_sealed,
         served=lambda study_uid, series_uid, uid: reader.served(study_uid, uid),
         checksums=lambda told: call("checksums", told),
+        other_sender=lambda *sender: call("other_sender", *sender),
     )
     return Intake(
         tiers.of_role("image"),  # read-only ones, too: what they hold is known, recovered

@@ -107,6 +107,13 @@ def other_sender(txn: Txn, study_uid: str, source: str, peer: str = "") -> bool:
     return archiving
 
 
+def other_senders(txn: Txn, records: Sequence[InstanceRecord]) -> None:
+    """Note who sent instances that another one was faster with."""
+    if records and not all(one.archiving for one in settings.read(txn.conn)[1].sources):
+        for sender in {(record.study_uid, record.source, record.peer) for record in records}:
+            other_sender(txn, *sender)
+
+
 def set_study(txn: Txn, study_uid: str, changes: Mapping[str, Any], who: str) -> dict[str, Any]:
     """Set status and flags of a study; return all of them. The same again changes nothing.
 

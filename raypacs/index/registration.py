@@ -29,7 +29,7 @@ from raypacs.index import (
 from raypacs.index.deciding import Batch, decide
 from raypacs.index.engine import Txn, add, changes, in_lists, insert, insert_many
 from raypacs.index.schema import asides, copies, instances, series, sources, studies
-from raypacs.records import AsideRecord, InstanceRecord, Registered
+from raypacs.records import AsideRecord, InstanceRecord, Outcome, Registered
 
 CONFLICT_REASON = "another object with this SOP Instance UID and other bytes is served"
 
@@ -59,6 +59,12 @@ def register(
     if batch.new:
         _write(txn, batch.new, due_s, adopted=adopted, made=made)
     ledger.spend(txn, holder, batch.spent)
+    known = [
+        record
+        for record, answer in zip(records, answers, strict=True)
+        if answer.outcome is Outcome.KNOWN
+    ]
+    judging.other_senders(txn, known)
     return answers
 
 

@@ -25,7 +25,8 @@ class IntakePorts:
     ``known_sealed`` answers as ``known`` for an instance of a sealed series, found by its Study,
     Series and SOP Instance UID. ``register`` may leave out answers: those records wait.
     ``served`` answers for the same UIDs the record of the served instance; ``checksums`` is told
-    the SHA-256 of such that had none, as they were adopted.
+    the SHA-256 of such that had none, as they were adopted. ``other_sender`` is told the Study UID,
+    source and address of who sent what was known already.
     """
 
     known: Callable[[str], tuple[str, str, str] | None]
@@ -36,6 +37,7 @@ class IntakePorts:
     known_sealed: Callable[[str, str, str], tuple[str, str, str] | None] = lambda *uids: None
     served: Callable[[str, str, str], InstanceRecord | None] = lambda *uids: None
     checksums: Callable[[list[tuple[InstanceRecord, str]]], object] = lambda told: None
+    other_sender: Callable[[str, str, str], object] = lambda study_uid, source, peer: None
 
 
 @dataclass(frozen=True, slots=True)

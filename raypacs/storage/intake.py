@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from raypacs import layout
-from raypacs.autopilot.arrival import first_tier
+from raypacs.autopilot.arrival import first_tier, source_of
 from raypacs.config import Settings
 from raypacs.dicom import describe, file_meta, split_part10
 from raypacs.errors import (
@@ -53,6 +53,7 @@ LOG = logging.getLogger(__name__)
 
 _MOST_UNREGISTERED = 10_000
 _MOST_LEARNED = 10_000
+_MOST_RELYING = 100
 _CLAIM_WAIT_S = 10.0
 _CLAIM_POLL_S = 0.01
 
@@ -89,6 +90,7 @@ class Intake:
         ports = replace(ports, register=partial(register_decided, ports, self._tiers))
         self._ports = ports
         self._learned: deque[tuple[InstanceRecord, str]] = deque(maxlen=_MOST_LEARNED)
+        self._relying: deque[tuple[str, str, str]] = deque(maxlen=_MOST_RELYING)
         self._aside = Aside(self._tiers, ports, self._markers.leave)
         self._registrar = Registrar(
             partial(enrol, ports),
@@ -297,6 +299,10 @@ class Intake:
     ) -> Stored:
         """The SOP Instance UID is taken: the same bytes, or others, which are kept aside."""
         if (record.sha256, record.transfer_syntax_uid) == (sha256, syntax):
+            try:
+                self._relies(record)
+            except RaypacsError as exc:
+                return _answer(record, Outcome.REFUSED, str(exc))
             return _answer(record, Outcome.KNOWN, "identical bytes were stored before")
         received = Received(
             parts,
@@ -309,6 +315,23 @@ class Intake:
             record.sop_class_uid,
         )
         return self._aside.conflict(received, record.sha256)
+
+    def _relies(self, record: InstanceRecord) -> None:
+        """Tell who else relies on a study that may be one of a source with archiving off.
+
+        Raises:
+            MasterUnavailable: it was not heard.
+        """
+        sources = self._settings.sources
+        sender = (record.study_uid, record.source, record.peer)
+        ours = source_of(sources, record.source, record.peer)
+        if sender in self._relying or all(one.archiving for one in sources):
+            return
+        if ours is not None and not ours.archiving:
+            return
+        self._registrar.flush(_CLAIM_WAIT_S)
+        self._ports.other_sender(*sender)
+        self._relying.append(sender)
 
     def _write(self, record: InstanceRecord, parts: tuple[Buffer, ...]) -> InstanceRecord:
         """Write an instance durably on the first image tier with room.
