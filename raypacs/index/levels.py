@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,3 +51,8 @@ def keep(txn: Txn, rows: list[LevelRow]) -> None:
         for row in rows
     ]
     add(txn.conn, levels, values, counters=[], replace=["level", "since_s", "at_s", "detail"])
+
+
+def drop(txn: Txn, tiers: Sequence[str]) -> None:
+    """Forget the levels of these tiers."""
+    txn.conn.execute(sa.delete(levels).where(levels.c.tier.in_(list(tiers))))

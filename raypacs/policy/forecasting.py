@@ -61,6 +61,18 @@ class Forecast:
             return float(np.interp(hours, at, size))
         return size[-1] * hours / at[-1]
 
+    def hours_until(self, size_bytes: float) -> float | None:
+        """Return the hours (the middle) until so many bytes have come; None: never."""
+        if size_bytes <= 0:
+            return 0.0
+        if not self.ahead or self.ahead[-1][1] <= 0:
+            return None
+        at = [0.0, *(one[0] for one in self.ahead)]
+        size = [0.0, *(one[1] for one in self.ahead)]
+        if size_bytes <= size[-1]:
+            return float(np.interp(size_bytes, size, at))
+        return at[-1] * size_bytes / size[-1]
+
 
 def forecast(
     history: Sequence[HourlyIntake],

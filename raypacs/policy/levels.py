@@ -15,7 +15,13 @@ from raypacs.autopilot.tiers import TierSettings
 
 FULL_BYTES = 64 * 1024 * 1024
 """A cache with less than this available is full, whatever the rate: it cannot take a series."""
-_STEPS = 40
+FULL_PART = 0.01
+"""A small cache is full with less than this part of its capacity."""
+
+
+def full_bytes(capacity_bytes: int) -> int:
+    """Return the available bytes below which a cache counts as full."""
+    return min(FULL_BYTES, int(capacity_bytes * FULL_PART))
 
 
 class Level(StrEnum):
@@ -77,6 +83,7 @@ def judge(
     *,
     role: str = "image",
     available_bytes: int | None = None,
+    capacity_bytes: int | None = None,
 ) -> Level:
     """Return the level of a cache, given the one before.
 
@@ -84,7 +91,10 @@ def judge(
     even without a rate. A web cache knows green and amber alone (its web threshold), but a full
     one is red.
     """
-    if available_bytes is not None and available_bytes < FULL_BYTES:
+    full = FULL_BYTES if capacity_bytes is None else full_bytes(capacity_bytes)
+    if before is Level.RED:
+        full *= 2  # freed by a little, it is not to be full again with the next study
+    if available_bytes is not None and available_bytes <= full:
         return Level.RED
     if hours_left is None:
         return Level.GREEN
