@@ -13,8 +13,9 @@ import sqlalchemy as sa
 
 from raypacs import moments
 from raypacs.errors import NotFound
-from raypacs.index import audit
+from raypacs.index import audit, why_evicted
 from raypacs.index.schema import studies
+from raypacs.index.why_amounts import bytes_of, objects_of
 
 _MOST_EVENTS = 10_000
 
@@ -102,7 +103,8 @@ def _value(value: Any) -> str:
 def _received(detail: Detail) -> str:
     sources = _value(detail.get("sources", ()))
     return (
-        f"received {_objects(detail)}, {_bytes(detail.get('size_bytes'))}, from {sources or '?'}"
+        f"received {objects_of(detail)}, {bytes_of(detail.get('size_bytes'))}, "
+        f"from {sources or '?'}"
         f" (generation {detail.get('generation', '?')})"
     )
 
@@ -130,7 +132,7 @@ def _leased(detail: Detail) -> str:
 
 
 def _done(detail: Detail) -> str:
-    made = f", {_objects(detail)} made" if "objects" in detail else ""
+    made = f", {objects_of(detail)} made" if "objects" in detail else ""
     return f"{detail.get('kind', 'work')} done (attempt {detail.get('attempt', '?')}){made}"
 
 
@@ -141,7 +143,7 @@ def _warned(detail: Detail) -> str:
 def _sealed(detail: Detail) -> str:
     return (
         f"sealed: {detail.get('instances', '?')} instances of {detail.get('series', '?')} series "
-        f"are in manifests of {_bytes(detail.get('size_bytes'))}"
+        f"are in manifests of {bytes_of(detail.get('size_bytes'))}"
     )
 
 
@@ -194,7 +196,7 @@ def _prepared(detail: Detail) -> str:
     why_copied = f" ({rules})" if rules else ""
     return (
         f"prepared {detail['instances']} instances into {_packs(detail)}: "
-        f"{_bytes(raw)} became {_bytes(prepared)}{ratio}, "
+        f"{bytes_of(raw)} became {bytes_of(prepared)}{ratio}, "
         f"{proven}{copied} copied as received{why_copied}, "
         f"{float(detail.get('seconds') or 0):.1f} s of work (attempt {detail.get('attempt', '?')})"
     )
@@ -223,7 +225,7 @@ def _canceled(detail: Detail) -> str:
 
 
 def _deleted(detail: Detail) -> str:
-    told = f"deleted from every cache: {_objects(detail)}, {_bytes(detail.get('size_bytes'))}"
+    told = f"deleted from every cache: {objects_of(detail)}, {bytes_of(detail.get('size_bytes'))}"
     if detail.get("by"):
         told += f", by {detail['by']}"
     stay = detail.get("stay")
@@ -274,21 +276,6 @@ def _routes(detail: Detail) -> str:
     )
 
 
-def _objects(detail: Detail) -> str:
-    count = detail.get("objects", "?")
-    return f"{count} object" if count == 1 else f"{count} objects"
-
-
-def _bytes(size: Any) -> str:
-    """Return a size for people, in decimal units as disks are sold."""
-    value = float(size or 0)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
-
-
 _EFFECTS = {
     "route": "to be sent to",
     "compress": "prepared as",
@@ -325,4 +312,11 @@ _WORDS: dict[str, Callable[[Detail], str]] = {
     "decided": _decided,
     "archiving": _archiving,
     "route wanted": _routes,
+    "evicted": why_evicted.evicted,
+    "evicted from web cache": why_evicted.evicted_from_web,
+    "evicted without archive": why_evicted.forgotten,
+    "taken back": why_evicted.taken_back,
+    "pinned": why_evicted.pinned,
+    "unpinned": why_evicted.unpinned,
+    "purged": why_evicted.purged,
 }
