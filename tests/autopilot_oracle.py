@@ -19,6 +19,8 @@ from raypacs.index.engine import Txn
 from tests.autopilot_site import AutopilotSite
 
 Place = tuple[str, str]
+MAY_GO = "KEPT_OUT"
+"""The source with archiving switched off."""
 OURS = ("studies/", "conflicts/", "quarantine/", "attempts/")
 _MARKERS = ("site/", "sites/", "epochs/", "intake/")
 
@@ -35,20 +37,36 @@ class Oracle:
         self.going: set[str] = set()
         """Studies that somebody has just ordered to be deleted."""
         self.offline: dict[str, float] = {}
+        self.origins: dict[str, set[str]] = {}
+        """Who sent instances of each study that there is."""
         self._manifests: dict[Place, list[dict[str, Any]]] = {}
+        self._ever: dict[Place, list[dict[str, Any]]] = {}
+        self._audited = 0
         for name, disk in site.disks.items():
             disk.deleted = lambda path, name=name: self.bytes_went(name, path)
         self._look()
 
     # What happened
 
-    def acknowledged(self, study: str, sop: str, dataset: bytes) -> None:
+    def remembered(self) -> dict[str, Any]:
+        """Return what another oracle of a copy of the site must know."""
+        return {
+            "kept": dict(self.kept),
+            "origins": {uid: set(names) for uid, names in self.origins.items()},
+            "offline": dict(self.offline),
+            "_audited": self._audited,
+        }
+
+    def acknowledged(self, study: str, sop: str, dataset: bytes, source: str) -> None:
         """Note that a sender was told that an instance is stored."""
         self.kept.setdefault(sop, (study, dataset))
+        self.origins.setdefault(study, set()).add(source)
 
     def study_deleted(self, study: str, still: set[str]) -> None:
         """Note that somebody had a study deleted; ``still`` are instances that come after that."""
         self.going.discard(study)
+        if not still:
+            self.origins.pop(study, None)
         self.kept = {
             sop: told for sop, told in self.kept.items() if told[0] != study or sop in still
         }
@@ -56,6 +74,11 @@ class Oracle:
     def harmed(self, tier: str, path: str) -> None:
         """Note that the test itself harmed an object."""
         self._manifests.pop((tier, path), None)
+        self._look()
+        name = path.rpartition("/")[2]
+        for sop, (study, dataset) in self.kept.items():
+            if name.startswith(f"{sop}.") and not self.copies_of(sop, study, dataset)[0]:
+                self.excused.add(sop)
 
     def bytes_went(self, tier: str, path: str) -> None:
         """See that an object that raypacs itself deletes is none that is needed."""
@@ -79,6 +102,7 @@ class Oracle:
             # Whether its deletion was cut off before or after it counted.
             self.study_deleted(study, self.site.unregistered())
         self.going.clear()
+        self.forgotten()
         self.ledger()
         for sop, (study, dataset) in self.kept.items():
             self._see(sop, study, dataset, "")
@@ -113,7 +137,7 @@ class Oracle:
                 return []
             if not told or place[1] in self.site.disks[place[0]].harmed:
                 return []
-            self._manifests[place] = told
+            self._manifests[place] = self._ever[place] = told
         elif place[1] not in self.site.disks[place[0]].objects:
             return []
         return self._manifests[place]
@@ -179,6 +203,17 @@ class Oracle:
                 why = f" ({why})"
             raise AssertionError(f"instance {sop} is lost{why}: {self.story(study)}")
 
+    def forgotten(self) -> None:
+        """Nothing unarchived leaves but what its only source says may (4)."""
+        for row in self.site.rows("SELECT * FROM audit WHERE audit_id > ?", self._audited):
+            self._audited = row["audit_id"]
+            uid = row["study_uid"]
+            by_rule = row["event"] == "deleted" and json.loads(row["detail"]).get("rule")
+            if row["event"] == "evicted without archive":
+                assert self.origins.get(uid, set()) <= {MAY_GO}, (self.origins, self.story(uid))
+            if by_rule or row["event"] == "evicted without archive":
+                self.study_deleted(uid, self.site.unregistered())
+
     def evictions(self) -> None:
         """What left the caches is proven to be in a library, or need not be (3, 4)."""
         for uid, study in self.studies.items():
@@ -213,11 +248,7 @@ class Oracle:
         for row in self.pending:
             uid = row["study_uid"]
             if row["what"] == "listed":
-                told = self._manifest((row["list_tier"], row["path"]))
-                for one in told:
-                    if one["tier"] == row["tier"]:
-                        place = (one["tier"], one["path"])
-                        assert place not in paths, (dict(row), self.story(uid))
+                # What another manifest, or a row, has in force by now is left out when bytes go.
                 place = (row["list_tier"], row["path"])
                 if place in self.sealed.get(uid, ()):
                     assert place in self.gone, (dict(row), self.story(uid))
@@ -293,7 +324,8 @@ class Oracle:
             known |= set(places)
             for place in places:
                 if place not in self.gone:
-                    known |= {(one["tier"], one["path"]) for one in self._manifest(place)}
+                    told = self._manifest(place) or self._ever.get(place, [])
+                    known |= {(one["tier"], one["path"]) for one in told}
         known |= {(row["tier"], row["path"]) for row in self.containers}
         for row in self.site.rows("SELECT tier, pack_path, header_path FROM packs"):
             known |= {(row[0], row[1]), (row[0], row[2])}

@@ -13,18 +13,23 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import raypacs.storage.intake
 from raypacs import __version__, edges
+from raypacs.cluster.dispatcher import Dispatcher
+from raypacs.cluster.rooms import Rooms
 from raypacs.config import Bootstrap, Settings, TierSettings
 from raypacs.dicom import file_meta
 from raypacs.errors import NotFound, StaleLease
+from raypacs.index import levels
 from raypacs.index.sealed_reader import SealedReader
 from raypacs.master import Master
 from raypacs.policy.kinds import KINDS
+from raypacs.policy.levels import Level
 from raypacs.policy.retry import After, after
 from raypacs.records import Lease, Poll, WorkResult
 from raypacs.storage.intake import Intake
@@ -33,11 +38,11 @@ from raypacs.storage.manifest import Manifests
 from raypacs.storage.registrar import Registrar
 from raypacs.storage.tier import open_tier
 from raypacs.work.kinds import RUNS
-from raypacs.work.run import Moves, Site, TaskFailure
+from raypacs.work.run import Site, TaskFailure
 from raypacs.work.source import find_tier
 from tests.dicom_bytes import CT, data_set
 from tests.factories import node_info, prepared_series
-from tests.faulty_tiers import DISKS, TOKENS, Crash, Disk, Fate, FaultyTier, faulty_tiers
+from tests.faulty_tiers import DISKS, TOKENS, Crash, Disk, Fate, FaultyTier
 
 T = 1_700_000_000.0
 TIERS = (
@@ -145,26 +150,28 @@ class TinyPrepare:
 
 
 class Template:
-    """A site as it is when nothing was received yet, to be copied."""
+    """A site as it is at some moment, to be copied."""
 
-    def __init__(self, folder: Path, migrated: Path, settings: dict[str, Any]) -> None:
-        self.index = folder / "template.sqlite"
-        shutil.copyfile(migrated, self.index)
-        self.settings = settings
-        self.objects: dict[str, dict[str, tuple[bytes, float]]] = {}
-        TOKENS.number = 0
-        with faulty_tiers():
-            DISKS.update({tier.url: Disk(Fate(), lambda: T) for tier in TIERS})
-            url = f"sqlite:///{self.index}"
-            master = Master(url, folder, clock=lambda: T, chance=lambda: 1.0)
-            master.apply_settings(Settings(tiers=TIERS, **settings), "test")
-            master.node_seen(_node("b0", TIERS))
-            master.tick()
-            master.close()
-            self.objects = {url: dict(disk.objects) for url, disk in DISKS.items()}
-        self.tokens = TOKENS.number
-        with sqlite3.connect(self.index) as conn:
-            conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    def __init__(self, index: Path, site: AutopilotSite, told: Any = None) -> None:
+        """Keep the site as it is; ``told`` is whatever the test wants to know of it later."""
+        site.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        shutil.copyfile(site.folder / "index.sqlite", index)
+        self.index, self.told = index, told
+        self.now, self.boots, self.tokens = site.now, site.boots, TOKENS.number
+        self.settings = site.settings
+        self.objects = {name: dict(disk.objects) for name, disk in site.disks.items()}
+
+
+def new_site(folder: Path, migrated: Path, **settings: Any) -> AutopilotSite:
+    """Make a site that never was, of a migrated, empty index."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    shutil.copyfile(migrated, folder / "index.sqlite")
+    site = AutopilotSite(folder)
+    site.apply(tiers=TIERS, **settings)
+    site.beat()
+    site.tick()
+    return site
 
 
 class AutopilotSite:
@@ -174,29 +181,29 @@ class AutopilotSite:
     statements are most of what a walk costs otherwise.
     """
 
-    def __init__(self, folder: Path, template: Template) -> None:
+    def __init__(self, folder: Path, template: Template | None = None) -> None:
         self.folder = folder
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        shutil.copyfile(template.index, folder / "index.sqlite")
         self.url = f"sqlite:///{folder / 'index.sqlite'}"
-        self.now = T + 1
-        self.boots = 0
-        TOKENS.number = template.tokens
+        self.now, self.boots, TOKENS.number = T, 0, 0
+        self.settings = Settings(tiers=TIERS)
         self.fate = Fate()
         self.disks = {tier.name: Disk(self.fate, lambda: self.now) for tier in TIERS}
+        if template is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            shutil.copyfile(template.index, folder / "index.sqlite")
+            self.now, self.boots = template.now + 1, template.boots
+            self.settings, TOKENS.number = template.settings, template.tokens
+            for name, disk in self.disks.items():
+                disk.objects = dict(template.objects[name])
         DISKS.clear()
-        for tier in TIERS:
-            self.disks[tier.name].objects = dict(template.objects[tier.url])
-            DISKS[tier.url] = self.disks[tier.name]
-        self.settings = Settings(tiers=TIERS, **template.settings)
+        DISKS.update({tier.url: self.disks[tier.name] for tier in TIERS})
         self.bootstrap = Bootstrap(data_dir=folder, node_name="n1", index_url=self.url)
+        self._intake: Intake | None = None
+        self._in_master = 0
         self.master = self._master()
         self.manifests = Manifests(lambda name: find_tier(self.settings.tiers, name))
         self.reader = SealedReader(self.url, self.manifests.rows)
-        self._intake: Intake | None = None
-        self._in_master = 0
-        self.master.node_seen(_node(self.boot, self.settings.tiers))
         raw = sqlite3.connect(folder / "index.sqlite", isolation_level=None)
         raw.row_factory = sqlite3.Row
         self.raw = raw
@@ -296,6 +303,12 @@ class AutopilotSite:
         """The node is heard."""
         self.master.node_seen(_node(self.boot, self.settings.tiers))
 
+    def tick(self) -> None:
+        """What the master does about every second."""
+        self.beat()
+        self.now += 1.1
+        self.master.tick()
+
     def leases(self, *kinds: str, most: int = 10) -> list[Lease]:
         """Take work."""
         self.beat()
@@ -326,45 +339,33 @@ class AutopilotSite:
             return  # the master's sweep comes after it
 
     def ports(self) -> Site:
-        """What a run may ask."""
-        return Site(
-            settings=self.reader.settings()[1],
-            cores=2,
-            instances=self.reader.instances,
-            unprepared=self.reader.unprepared,
-            packs=self.reader.packs,
-            manifests=lambda uid: [(ref.tier, ref.path) for ref in self.reader.manifests(uid)],
-            available_bytes=lambda: {
-                name: row.available_bytes
-                for name, row in self.reader.ledger().items()
-                if row.reachable
-            },
-            refused=lambda tier: None,
-            site_id=lambda: self.reader.site().site_id,
-            boot=self.boot,
-            moves=Moves(
-                containers=self.reader.containers,
-                study=self._study,
-                plan=lambda *told: self.call("plan_objects", *told),
-                reserve=lambda *told: self.call("reserve", *told),
-                progress=lambda *told: self.call("item_progress", *told),
-            ),
-        )
-
-    def _study(self, study_uid: str) -> dict[str, Any] | None:
-        try:
-            return self.reader.study(study_uid)
-        except NotFound:
-            return None
+        """What a run may ask: wired as the dispatcher wires it."""
+        edge = Dispatcher.__new__(Dispatcher)
+        edge._reader, edge._master = self.reader, SimpleNamespace(call=self.call)  # type: ignore[assignment]
+        edge._settings = self.reader.settings()[1]
+        edge._cores, edge._boot = 2, self.boot
+        edge._rooms = Rooms(self.reader.ledger, lambda: self.now)
+        return edge._site()
 
     # Settings
 
     def apply(self, **changes: Any) -> None:
         """Change settings; every process hears of them."""
         version, settings = self.master.settings()
-        self.settings = settings.model_copy(update=changes)
+        self.settings = Settings.model_validate({**dict(settings), **changes})
         self.master.apply_settings(self.settings, "test", version)
-        self._intake = None if self._intake is None or self._intake.flush(1) else self._intake
+        if self._intake is not None and self._intake.flush(1):
+            self._intake = None
+
+    def level(self, tier: str, level: str) -> None:
+        """Let a cache have a level, as if it had been judged."""
+        row = self.reader.ledger()[tier]
+        need = 0 if level == "green" else 100_000
+        detail = {"hours_p50": 1.0, "need_bytes": need, "available_bytes": row.available_bytes}
+        detail |= {"need_bytes_amber": need, "need_bytes_red": need}
+        with self.master._writer.transaction(self.now) as txn:
+            told = levels.LevelRow(tier, Level(level), self.now, self.now, detail)
+            levels.keep(txn, [told])
 
     # Looking
 

@@ -12,49 +12,88 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    rule,
+    run_state_machine_as_test,
+)
 
+from raypacs.config import Settings
 from raypacs.dicom import split_part10
 from raypacs.errors import RaypacsError
 from raypacs.records import Outcome
-from tests.autopilot_oracle import Oracle
-from tests.autopilot_site import AutopilotSite, Template, instance, sop_of
+from tests.autopilot_oracle import MAY_GO, Oracle
+from tests.autopilot_site import TIERS, AutopilotSite, Template, instance, new_site, sop_of
 from tests.faulty_tiers import faulty_tiers
 
 STUDIES = ("1.1", "1.2", "1.3")
-SOURCES = ("ARCHIVED", "KEPT_OUT")
+SENDERS = (("ARCHIVED", "192.0.2.1"), (MAY_GO, "192.0.2.7"))
+SETTINGS: dict[str, Any] = {
+    "archive": {"window_start": "00:00", "window_end": "00:00"},
+    "sources": [{"name": "kept out", "addresses": ["192.0.2.7"], "archiving": False}],
+}
+STAGES = ("empty", "prepared", "sealed", "archived", "evicted", "restored")
+STATUSES = ("new", "dictated", "reported", "approved")
+ORDERS = (
+    *("archive", "evict", "restore", "migrate", "verify", "purge", "seal", "archive", "evict"),
+    *("prefetch", "pin", "unpin", "touch", "prepare", "status", "web"),
+)
+CHANGES: dict[str, Callable[[Settings], dict[str, Any]]] = {
+    "drain image1": lambda now: {"tiers": _with(now, "image1", draining=True)},
+    "drain image2": lambda now: {"tiers": _with(now, "image2", draining=True)},
+    "no drain": lambda now: {"tiers": TIERS},
+    "read only": lambda now: {"tiers": _with(now, "lib1", read_only=True)},
+    "one library": lambda now: {"archive": {**SETTINGS["archive"], "libraries": ["lib2"]}},
+    "both libraries": lambda now: {"archive": SETTINGS["archive"]},
+    "all archived": lambda now: {"sources": []},
+    "one kept out": lambda now: {"sources": SETTINGS["sources"]},
+    "aging": lambda now: {"migration": {"after_days": 0.01}},
+    "shares": lambda now: {"series_shares": [{"name": "ct", "modalities": ["CT"], "percent": 1}]},
+}
 STUDY = st.sampled_from(STUDIES)
 LIBRARIES, IMAGES = ("lib1", "lib2"), ("image1", "image2")
-TIERS = (*IMAGES, "web1", *LIBRARIES)
+NAMES = (*IMAGES, "web1", *LIBRARIES)
 CRASH = st.sampled_from([0, 0, 0, 0, 1, 2, 3, 5, 8, 13, 21, 34])
 WALKS = int(os.environ.get("RAYPACS_WALKS", "500"))
 STEPS = 14
 PARTS = 4
 
 
+def _with(now: Settings, name: str, **changes: Any) -> tuple[Any, ...]:
+    return tuple(one.model_copy(update=changes) if one.name == name else one for one in now.tiers)
+
+
 class Autopilot(RuleBasedStateMachine):
     """The site, with its clock and its disks in our hands."""
 
-    template: Template
+    stages: dict[str, Template]
     folder: Path
     walks = 0
+    site: AutopilotSite
+    oracle: Oracle
 
-    def __init__(self) -> None:
-        super().__init__()
+    @initialize(stage=st.sampled_from(STAGES), settles=st.sampled_from([False, False, True]))
+    def a_site(self, stage: str, settles: bool) -> None:
+        """Begin where much has happened already: deep water is reached by short walks."""
         type(self).walks += 1
-        self.site = AutopilotSite(self.folder / "walk", self.template)
+        self.settles = settles
+        template = self.stages[stage]
+        self.site = AutopilotSite(self.folder / "walk", template)
         self.oracle = Oracle(self.site)
-        self.begun = False
+        vars(self.oracle).update(template.told())
 
     def teardown(self) -> None:
         try:
-            if self.begun and self.walks % 4 == 0:
+            if self.settles:
                 self.everything_settles()
         finally:
             self.site.close()
@@ -62,7 +101,6 @@ class Autopilot(RuleBasedStateMachine):
     @contextmanager
     def step(self, crash: int = 0) -> Iterator[None]:
         """One step, which may be cut off; then the oracle judges."""
-        self.begun = True
         with self.site.may_crash(crash):
             yield
         self.oracle.check()
@@ -86,11 +124,7 @@ class Autopilot(RuleBasedStateMachine):
 
     def _receive(self, study: str, numbers: tuple[int, ...], variant: int = 0) -> None:
         for number in numbers:
-            data = instance(study, number, variant=variant)
-            told = self.site.intake.store_part10(data, source=SOURCES[study == "1.3"])
-            if told.outcome in (Outcome.STORED, Outcome.KNOWN):
-                dataset = data[split_part10(data).dataset_offset :]
-                self.oracle.acknowledged(study, sop_of(study, number), dataset)
+            receive(self.site, self.oracle, study, number, variant)
 
     # Time, work, death
 
@@ -98,13 +132,8 @@ class Autopilot(RuleBasedStateMachine):
     def time_passes(self, seconds: int, crash: int) -> None:
         with self.step(crash):
             self.site.now += seconds
-            self._tick()
-            self._tick()
-
-    def _tick(self) -> None:
-        self.site.beat()
-        self.site.now += 1.1
-        self.site.master.tick()
+            self.site.tick()
+            self.site.tick()
 
     @rule(crash=CRASH, most=st.sampled_from([1, 10]))
     def work(self, crash: int, most: int) -> None:
@@ -116,6 +145,50 @@ class Autopilot(RuleBasedStateMachine):
         for lease in leases:
             self.site.attempt(lease)
         return len(leases)
+
+    @rule(study=STUDY, kind=st.sampled_from(ORDERS), pick=st.integers(0, 3), crash=CRASH)
+    def order(self, study: str, kind: str, pick: int, crash: int) -> None:
+        """What operators and viewers ask for; most of it is done by the next work."""
+        master = self.site.master
+        library, image = LIBRARIES[pick % 2], IMAGES[pick % 2]
+        orders: dict[str, Callable[[], Any]] = {
+            "archive": lambda: master.order_archive([study], "ann"),
+            "evict": lambda: master.evict_study(study, "ann"),
+            "restore": lambda: master.order_restore(study, seen_away=pick == 0),
+            "prefetch": lambda: master.order_prefetch(study),
+            "migrate": lambda: master.order_migrate(study, image, "ann"),
+            "verify": lambda: master.enqueue_item("VERIFY", study),
+            "purge": lambda: master.purge_copy(study, library, "ann"),
+            "seal": lambda: master.seal_now(study),
+            "pin": lambda: master.pin(study, self.site.now + 300, "ann"),
+            "unpin": lambda: master.unpin(study, "ann"),
+            "touch": lambda: master.touched([study]),
+            "prepare": lambda: master.hint([study]),
+            "status": lambda: master.set_study(study, {"status": STATUSES[pick]}, "ann"),
+            "web": lambda: master.evict_study(study, "ann", tier="web1"),
+        }
+        with self.step(crash):
+            try:
+                orders[kind]()
+            except RaypacsError:
+                return
+
+    @rule(
+        tier=st.sampled_from([*IMAGES, "web1"]),
+        level=st.sampled_from(["amber", "red", "green"]),
+        crash=CRASH,
+    )
+    def a_cache_fills_up(self, tier: str, level: str, crash: int) -> None:
+        """Its level is judged; the master frees what that demands."""
+        with self.step(crash):
+            self.site.level(tier, level)
+            self.site.tick()
+
+    @rule(what=st.sampled_from(sorted(CHANGES)), crash=CRASH)
+    def settings_change(self, what: str, crash: int) -> None:
+        with self.step(crash):
+            self.site.apply(**CHANGES[what](self.site.settings))
+            self.site.tick()
 
     @rule(
         after=st.integers(1, 25),
@@ -136,7 +209,7 @@ class Autopilot(RuleBasedStateMachine):
             self.site.intake.flush(1)
         elif what == "tick":
             self.site.now += 65
-            self._tick()
+            self.site.tick()
         elif what == "delete":
             self._delete(study)
         elif what == "restart":
@@ -155,11 +228,7 @@ class Autopilot(RuleBasedStateMachine):
                 self.site.leases()
             self.site.everything_dies()
 
-    # Orders
-
-    @rule(study=STUDY, crash=CRASH)
-    def seal(self, study: str, crash: int) -> None:
-        self._order(crash, "seal_now", study)
+    # Deleting
 
     @rule(study=STUDY, crash=CRASH)
     def delete(self, study: str, crash: int) -> None:
@@ -176,19 +245,9 @@ class Autopilot(RuleBasedStateMachine):
             return
         self.oracle.study_deleted(study, unregistered)
 
-    def _order(self, crash: int, event: str, *args: Any, **named: Any) -> None:
-        order: Callable[..., Any] | None = getattr(self.site.master, event, None)
-        if order is None:
-            return
-        with self.step(crash):
-            try:
-                order(*args, **named)
-            except RaypacsError:
-                return
-
     # Bad days
 
-    @rule(tier=st.sampled_from(TIERS), what=st.sampled_from(["away", "full", "flip_puts", "heal"]))
+    @rule(tier=st.sampled_from(NAMES), what=st.sampled_from(["away", "full", "flip_puts", "heal"]))
     def a_bad_day(self, tier: str, what: str) -> None:
         disk = self.site.disks[tier]
         if what == "heal":
@@ -205,7 +264,7 @@ class Autopilot(RuleBasedStateMachine):
         """Harm any object but what only markers are for; those in libraries most often."""
         found = [
             (name, path)
-            for name in (*LIBRARIES, *TIERS)
+            for name in (*LIBRARIES, *NAMES)
             for path in self.site.disks[name].objects
             if path.startswith("studies/")
         ]
@@ -229,7 +288,7 @@ class Autopilot(RuleBasedStateMachine):
         quiet = 0
         for turn in range(60):
             self.site.now += (2, 140, 700, 4000)[turn % 4]
-            self._tick()
+            self.site.tick()
             busy = self._work()
             quiet = 0 if busy or self.site.rows("SELECT 1 FROM delete_intents") else quiet + 1
             if quiet > 4:
@@ -238,30 +297,80 @@ class Autopilot(RuleBasedStateMachine):
         self.oracle.settled()
 
 
+def receive(site: AutopilotSite, oracle: Oracle, study: str, number: int, variant: int = 0) -> None:
+    """An instance arrives; what is acknowledged is kept in mind."""
+    data = instance(study, number, variant=variant)
+    source, peer = SENDERS[study == "1.3"]
+    told = site.intake.store_part10(data, source=source, peer=peer)
+    if told.outcome in (Outcome.STORED, Outcome.KNOWN):
+        dataset = data[split_part10(data).dataset_offset :]
+        oracle.acknowledged(study, sop_of(study, number), dataset, source)
+
+
+def make_stages(base: Path, migrated: Path) -> dict[str, Template]:
+    """Bring a site as far as it goes on good days, and keep it as it was on the way."""
+    site = new_site(base / "walk", migrated, **SETTINGS)
+    oracle = Oracle(site)
+    made: dict[str, Template] = {}
+
+    def stage(name: str, *studies: str) -> None:
+        for _ in range(6):
+            site.now += 70
+            site.tick()
+            for lease in site.leases():
+                told = site.attempt(lease)
+                assert told is not None, lease
+                assert not told.error, (lease, told)
+        oracle.check()
+        made[name] = Template(base / f"{name}.sqlite", site, oracle.remembered)
+        made[name].told = partial(deepcopy, oracle.remembered())
+
+    stage("empty")
+    for study, number in (("1.1", 1), ("1.1", 2), ("1.2", 1), ("1.3", 1), ("1.3", 2)):
+        receive(site, oracle, study, number)
+    site.intake.flush(1)
+    stage("prepared")
+    for study in STUDIES:
+        assert site.master.seal_now(study)
+    stage("sealed")
+    for study in ("1.1", "1.2"):
+        site.master.order_archive([study], "ann")
+    stage("archived")
+    site.master.order_migrate("1.2", "image2", "ann")
+    site.master.evict_study("1.1", "ann")
+    stage("evicted")
+    site.master.evict_study("1.2", "ann")
+    site.master.order_restore("1.1")
+    stage("restored")
+    site.close()
+    assert set(made) == set(STAGES)
+    return made
+
+
 @pytest.fixture(scope="module")
-def template(
+def stages(
     tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path
-) -> Iterator[tuple[Template, Path]]:
-    """A site to copy, and a folder in memory for the copies."""
+) -> Iterator[tuple[dict[str, Template], Path]]:
+    """Sites to copy, and a folder in memory for the copies."""
     memory = Path("/dev/shm")
     base = Path(tempfile.mkdtemp(prefix="raypacs-walks-", dir=memory if memory.is_dir() else None))
-    yield Template(base, sqlite_template, {}), base
+    with faulty_tiers():
+        yield make_stages(base, sqlite_template), base
     shutil.rmtree(base)
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_nothing_is_lost(template: tuple[Template, Path], part: int) -> None:
-    made, base = template
-    machine = type(f"Autopilot{part}", (Autopilot,), {"template": made, "folder": base})
-    with faulty_tiers():
-        run_state_machine_as_test(
-            machine,
-            settings=settings(
-                max_examples=WALKS,
-                stateful_step_count=STEPS,
-                # A failing walk is printed as it was found: to shrink it takes longer than CI has.
-                phases=(Phase.explicit, Phase.reuse, Phase.generate),
-                suppress_health_check=[HealthCheck.too_slow],
-            ),
-        )
+def test_nothing_is_lost(stages: tuple[dict[str, Template], Path], part: int) -> None:
+    made, base = stages
+    machine = type(f"Autopilot{part}", (Autopilot,), {"stages": made, "folder": base})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=WALKS,
+            stateful_step_count=STEPS,
+            # A failing walk is printed as it was found: to shrink it takes longer than CI has.
+            phases=(Phase.explicit, Phase.reuse, Phase.generate),
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
     assert machine.walks >= WALKS
