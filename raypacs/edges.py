@@ -34,6 +34,7 @@ from raypacs.storage.intake import Intake, IntakePorts
 from raypacs.storage.late import LateTier, LateTiers
 from raypacs.storage.manifest import Manifests
 from raypacs.storage.overlap import check_allowed
+from raypacs.web.planner import Planner
 from raypacs.web.server import HttpSpec, serve_http
 from raypacs.web.services import Services
 
@@ -41,7 +42,14 @@ _log = logging.getLogger("raypacs.edges")
 REGISTER_TIMEOUT_S = 60.0
 STATUS_TIMEOUT_S = 2.0
 Call = Callable[..., Any]
-QUESTIONS: frozenset[str] = frozenset()
+QUESTIONS: frozenset[str] = frozenset(
+    {
+        "recounted",
+        "site",
+        "tier_states",
+        "what_lies",
+    }
+)
 """Methods of the read side that REST routes may ask through ``Services.ask``."""
 Lost = Callable[[str], bool]
 """Whether the process of a boot name is gone."""
@@ -293,7 +301,10 @@ def services(edge: _Edge) -> Services:
         why=reader.why,
         master=call,
         ask=partial(ask, reader),
+        plan=Planner(reader.settings, bootstrap.data_dir / "stats").answer,
         touched=lambda uids: edge.link.cast("touched", uids),
+        is_away=reader.is_away,
+        restore=lambda uid: dict(call("order_restore", uid, "stat", seen_away=True)),
         adopt_roots=bootstrap.adoptable,
         node={"name": bootstrap.name, "host": bootstrap.host, "http_port": edge.spec.port},
     )

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import typer
 
+from raypacs.cli import simulate
+
 app = typer.Typer(
     help="Levels, forecasts, eviction, simulation and sizing of caches.", no_args_is_help=True
 )
+
+app.command()(simulate.simulate)
+app.command()(simulate.size)

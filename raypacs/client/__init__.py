@@ -2,10 +2,12 @@
 
 from raypacs.client.http import URL_VARIABLE, error_of, find_url
 from raypacs.client.operations import OperatorCalls
+from raypacs.client.planning import PlanningCalls
 from raypacs.client.studies import AS_STORED, StudyCalls
+from raypacs.client.tiers import TierCalls
 
 __all__ = ["AS_STORED", "URL_VARIABLE", "Client", "error_of", "find_url"]
 
 
-class Client(StudyCalls, OperatorCalls):
+class Client(StudyCalls, OperatorCalls, PlanningCalls, TierCalls):
     """Calls to one node; thread-safe, keeps connections open."""

@@ -115,6 +115,14 @@ class Cache:
         self.history = list(history)
         self._taken = [float(one.filled_bytes) for one in history]
 
+    def start_counting(self) -> None:
+        """Forget what was counted; what the cache holds and how it stands remains."""
+        self.track = Track()
+        self.changes = []
+        self.reasons = {}
+        self.evicted = self.evicted_bytes = self.filled_bytes = 0
+        self.fullest_bytes = self.used_bytes
+
     def free_due(self, now: float) -> None:
         """Let bytes go whose grace period is over."""
         while self._going and self._going[0][0] <= now:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,6 @@ import numpy.typing as npt
 from raypacs.policy.forecast import HOUR_S
 from raypacs.policy.load import Floats, Ints, Load
 from raypacs.policy.simulated_cache import Cache, Track
-
-if TYPE_CHECKING:
-    from raypacs.policy.simulation import Scenario
 
 _LEVELS = ("green", "amber", "red")
 _FURTHEST_H = 14 * 24.0
@@ -182,11 +179,13 @@ class Outcome:
         }
 
 
-def outcome_of(load: Load, scenario: Scenario, caches: Sequence[Cache], counts: Counts) -> Outcome:
+def outcome_of(
+    load: Load, policy: str, step_s: float, caches: Sequence[Cache], counts: Counts
+) -> Outcome:
     """Sum a run up."""
     told = []
     for one in caches:
-        step_h = scenario.step_s / HOUR_S
+        step_h = step_s / HOUR_S
         ranks = np.array(one.track.level)
         hours = {
             name: round(float(np.count_nonzero(ranks == rank) * step_h), 3)
@@ -207,9 +206,6 @@ def outcome_of(load: Load, scenario: Scenario, caches: Sequence[Cache], counts: 
                 track=one.track,
             )
         )
-    policy = str(scenario.watermarks) if scenario.watermarks else "hours left"
-    if scenario.order != "lru":
-        policy += f", {scenario.order}"
     return Outcome(policy, load.summary(), counts, tuple(told), load.start_s, load.end_s)
 
 

@@ -20,7 +20,7 @@ from raypacs.autopilot.archiving import ArchiveSettings
 from raypacs.autopilot.staging import StagingRule
 from raypacs.autopilot.thresholds import Thresholds
 from raypacs.autopilot.tiers import TierSettings
-from raypacs.policy import archiving, levels, placement, window
+from raypacs.policy import archiving, levels, placement, staging, window
 from raypacs.policy.archiving import Archivable
 from raypacs.policy.caching import order_of
 from raypacs.policy.eviction import Candidate
@@ -62,8 +62,17 @@ class Scenario:
     grace_s: float = 60.0
     step_s: float = 3600.0
     forecast_s: float = 3600.0
+    warm_up_days: float = 14.0
+    """Days before the start that are run as well and not counted: caches, queues and fill rates
+    are then those of a site that goes on."""
     start_full: bool = True
     """Whether caches hold what came last before the start, as after years; else they are empty."""
+
+    @property
+    def policy(self) -> str:
+        """In words."""
+        how = str(self.watermarks) if self.watermarks else "hours left"
+        return how if self.order == "lru" else f"{how}, {self.order}"
 
     def __post_init__(self) -> None:
         if not self.image_bytes or min(self.image_bytes) <= 0:
@@ -111,8 +120,9 @@ class _Run:
         self.counts = Counts()
         self.pending = _Pending()
         self.unarchived_bytes = 0
-        self.next_study = load.first
-        self.next_read = int(np.searchsorted(load.read_s, load.start_s))
+        self.begin_s = self._begin_s()
+        self.next_study = int(np.searchsorted(load.arrived_s, self.begin_s))
+        self.next_read = int(np.searchsorted(load.read_s, self.begin_s))
         self.is_night = False
         self.last_of = self._last_studies() if scenario.prefetch else {}
         self._begin()
@@ -125,9 +135,12 @@ class _Run:
     def run(self, progress: Callable[[float], None]) -> Outcome:
         """Go through time step by step."""
         load, step = self.load, self.scenario.step_s
+        warm = round((load.start_s - self.begin_s) / step)
         steps = max(1, round((load.end_s - load.start_s) / step))
-        for number in range(1, steps + 1):
+        for number in range(1 - warm, steps + 1):
             now = load.start_s + number * step
+            if number == 1 and warm:
+                self._start_counting()
             for cache in self.caches:
                 cache.free_due(now)
             self._arrive(now)
@@ -135,21 +148,33 @@ class _Run:
             self._archive(now)
             self._judge(now)
             if number % 200 == 0:
-                progress(number / steps)
-        return outcome_of(load, self.scenario, self.caches, self.counts)
+                progress(max(0.0, number / steps))
+        return outcome_of(load, self.scenario.policy, step, self.caches, self.counts)
 
     # what was before
 
+    def _begin_s(self) -> float:
+        """Return when the run begins: before the start where the history reaches back so far."""
+        warm_s = round(self.scenario.warm_up_days * DAY_S / self.scenario.step_s)
+        begin_s = self.load.start_s - warm_s * self.scenario.step_s
+        enough = len(self.load.arrived_s) and begin_s > self.load.arrived_s[0] + 7 * DAY_S
+        return begin_s if self.scenario.start_full and enough else self.load.start_s
+
+    def _start_counting(self) -> None:
+        self.counts = Counts(unarchived_high_bytes=self.unarchived_bytes)
+        for cache in self.caches:
+            cache.start_counting()
+
     def _begin(self) -> None:
         """Take the history: what was accessed last is in the caches, everything is archived."""
-        load, first = self.load, self.load.first
+        load, first = self.load, self.next_study
         past = load.reads[: self.next_read]
         np.maximum.at(self.accessed_s, past, load.read_s[: self.next_read])
         self.archived[:first] = True
         begin = max(
-            load.start_s - HISTORY_HOURS * HOUR_S, float(load.arrived_s[0]) if first else np.inf
+            self.begin_s - HISTORY_HOURS * HOUR_S, float(load.arrived_s[0]) if first else np.inf
         )
-        history = load.hourly(begin, load.start_s) if first else []
+        history = load.hourly(begin, self.begin_s) if first else []
         for cache in self.caches[:1] + self.webs:
             ratio = self.scenario.web_ratio if cache.role == "web" else 1.0
             cache.begin(
@@ -183,7 +208,7 @@ class _Run:
     def _last_studies(self) -> dict[int, list[int]]:
         """Return the studies of each patient so far, in order."""
         found: dict[int, list[int]] = {}
-        for study, patient in enumerate(self.load.patient[: self.load.first].tolist()):
+        for study, patient in enumerate(self.load.patient[: self.next_study].tolist()):
             found.setdefault(patient, []).append(study)
         return found
 
@@ -264,7 +289,7 @@ class _Run:
             return
         self.accessed_s[studies] = np.maximum(self.accessed_s[studies], times)
         older = times - load.arrived_s[studies] > _OLDER_S
-        there = (self.where[studies] >= 0) | (times < load.start_s)
+        there = self.where[studies] >= 0
         missing = np.zeros(len(studies), dtype=bool)
         for cache in self.images:
             cache.order.touch(studies, slice(begin, end))
@@ -302,12 +327,21 @@ class _Run:
         red = settings.red_opens and any(one.level is Level.RED for one in self.images)
         day = (begun - self.load.start_s) / DAY_S
         stands = any(first <= day < first + days for first, days in scenario.archive_outages)
-        if stands or not (self.is_night or red):
+        is_open = self.is_night or red
+        worst = max((one.level for one in self.images), key=lambda level: level.rank)
+        copying = staging.copying(scenario.rules, worst)
+        if stands or not (is_open or copying):
             waiting.budget = 0.0
             return
         limit = settings.bandwidth_bytes_per_s or scenario.archive_rate
         waiting.budget += min(limit, scenario.archive_rate) * scenario.step_s
-        due = np.array([one for one in waiting.unarchived if self._due(one, now)], dtype=np.int64)
+        found = [
+            one
+            for one in waiting.unarchived
+            if (is_open and self._due(one, now))
+            or (copying and staging.matching(copying, self._candidate(one), now) is not None)
+        ]
+        due = np.array(found, dtype=np.int64)
         due = due[np.argsort(self.accessed_s[due], kind="stable")]
         done = due[np.cumsum(self.load.size_bytes[due]) <= waiting.budget]
         size = int(self.load.size_bytes[done].sum())

@@ -88,9 +88,18 @@ class Services:
     """Name and arguments of an event of the master to its answer; raises what the event raises."""
     touched: Callable[[list[str]], Any]
     """Study UIDs that were accessed; batched, at most once a second and study."""
+    is_away: Callable[[str], bool] = lambda study_uid: False
+    """Study UID to whether instances of it left the image tiers."""
+    restore: Callable[[str], Row] | None = None
+    """Study UID of which bytes were not found: see that it is brought back from a library.
+
+    Returns ``item_id``, ``state`` and ``error`` (``Master.order_restore``). None: there are none.
+    """
     adopt_roots: tuple[str, ...] | None = None
     """Places from which archives may be adopted; None: from any."""
     ask: Callable[..., Any] = _nothing
     """Name and arguments of a question to the index (``edges.QUESTIONS``) to its answer."""
+    plan: Callable[[str, Row], Row] = _nothing
+    """`simulate` or `size`, and the order, to the answer; raises ConfigError, IllegalTransition."""
     node: Row = field(default_factory=dict)
     """What this node says of itself (the fields of NodeInfo)."""

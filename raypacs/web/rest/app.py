@@ -17,7 +17,18 @@ from raypacs.errors import RaypacsError
 from raypacs.web import problem
 from raypacs.web.gateway import Gateway
 from raypacs.web.problem import Problem
-from raypacs.web.rest import adoptions, caches, cluster, queue, rules, state, studies
+from raypacs.web.rest import (
+    adoptions,
+    caches,
+    cluster,
+    planning,
+    queue,
+    restores,
+    rules,
+    state,
+    studies,
+    tiers,
+)
 from raypacs.web.rest.answers import BAD_REQUEST
 
 _DESCRIPTION = """\
@@ -34,6 +45,8 @@ _TAGS = [
     {"name": "cluster", "description": "Nodes and the master"},
     {"name": "adoptions", "description": "Archives of others, served from where they lie"},
     {"name": "caches", "description": "Levels, forecasts and history of the caches"},
+    {"name": "tiers", "description": "Places for bytes, and what moves between them"},
+    {"name": "restores", "description": "Studies back from libraries, asked for or ahead"},
     {"name": "settings", "description": "One configuration for the cluster"},
     {"name": "ingest", "description": "Objects in"},
 ]
@@ -58,7 +71,18 @@ def create_rest(gateway: Gateway) -> FastAPI:
             Exception: problem.unforeseen,
         },
     )
-    for routes in (state, studies, rules, queue, adoptions, caches, cluster):
+    for routes in (
+        state,
+        studies,
+        rules,
+        queue,
+        adoptions,
+        planning,
+        caches,
+        tiers,
+        restores,
+        cluster,
+    ):
         app.include_router(routes.create(gateway))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
