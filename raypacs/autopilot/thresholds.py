@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+import re
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
 
 from raypacs.autopilot.base import Strict
 
@@ -52,4 +56,75 @@ class Thresholds(Strict):
 
 
 class AlarmSettings(Strict):
-    """Who is told when a cache is red, when archiving stands still, when nothing may be evicted."""
+    """Who is told when a cache is red, when archiving stands still, when nothing may be evicted.
+
+    Secrets stay with the node: `RAYPACS_WEBHOOK_TOKEN` and `RAYPACS_SMTP_PASSWORD` in the master's
+    environment, or the same names with `_FILE` for files that hold them.
+    """
+
+    webhook_url: str = Field(
+        default="",
+        description="URL to which each alarm, and its end, is sent as a JSON object by POST. "
+        "Default empty: none. A token in `RAYPACS_WEBHOOK_TOKEN` goes along as a bearer token.",
+    )
+    mail_to: tuple[str, ...] = Field(
+        default=(), description="Mail addresses that are told. Default none."
+    )
+    mail_from: str = Field(
+        default="raypacs@localhost", description="Sender of mails. Default `raypacs@localhost`."
+    )
+    smtp_host: str = Field(
+        default="localhost", description="Host of the mail server. Default `localhost`."
+    )
+    smtp_port: int = Field(
+        default=25, ge=1, le=65535, description="TCP port of the mail server. Default 25."
+    )
+    smtp_security: Literal["none", "starttls", "tls"] = Field(
+        default="none",
+        description="`starttls`, `tls` from the beginning (port 465), or `none`. Default `none`, "
+        "for a server on the same host.",
+    )
+    smtp_user: str = Field(
+        default="",
+        description="User at the mail server; its password is in `RAYPACS_SMTP_PASSWORD`. "
+        "Default empty: no login.",
+    )
+    evictable_h: float = Field(
+        default=48.0,
+        ge=0,
+        description="Hours until nothing is left that may be evicted from an image cache, below "
+        "which that is an alarm. Default 48: time to find another place. 0: never.",
+    )
+    archive_still_h: float = Field(
+        default=3.0,
+        ge=0,
+        description="Hours of an open archive window without anything archived, while studies "
+        "wait, that are an alarm. Default 3. 0: never.",
+    )
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _webhook(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("a webhook has an http or https URL")
+        if parts.username or parts.password:
+            raise ValueError("a URL has no user or password: set RAYPACS_WEBHOOK_TOKEN")
+        return value
+
+    @field_validator("mail_to", "mail_from")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        for address in (value,) if isinstance(value, str) else value:
+            if not re.fullmatch(r"[^@\s<>,;]+@[^@\s<>,;]+", address):
+                raise ValueError(f"{address!r:.80} is not a mail address")
+        return value
+
+    @model_validator(mode="after")
+    def _no_password_in_the_clear(self) -> AlarmSettings:
+        if self.smtp_user and self.smtp_security == "none":
+            raise ValueError(
+                "`smtp_user` needs `smtp_security` `starttls` or `tls`, or its password is sent "
+                "in the clear"
+            )
+        return self

@@ -52,27 +52,26 @@ def read(conn: sa.Connection) -> list[AlarmRow]:
 
 
 def begin(txn: Txn, key: str, tier: str, text: str) -> None:
-    """Note an alarm. One that is over and begins again, before its end was told, goes on."""
+    """Note an alarm; one that is over and begins again is told again."""
     value = json.dumps({"tier": tier, "text": text})
     row = {"name": _ALARM + key, "number": TO_TELL, "value": value, "at_s": txn.now}
     statement = insert(txn.conn, meta).values(row)
+    again = {"number": TO_TELL, "value": value, "at_s": txn.now}
     txn.conn.execute(
         statement.on_conflict_do_update(
-            index_elements=["name"], set_={"number": TOLD}, where=meta.c.number == OVER
+            index_elements=["name"], set_=again, where=meta.c.number == OVER
         )
     )
 
 
 def finish(txn: Txn, key: str) -> None:
-    """Note that an alarm is over: its end is to be told, if its beginning was."""
-    ours = meta.c.name == _ALARM + key
-    txn.conn.execute(sa.delete(meta).where(ours, meta.c.number == TO_TELL))
-    txn.conn.execute(sa.update(meta).where(ours, meta.c.number == TOLD).values(number=OVER))
+    """Note that an alarm is over, which is to be told too, also where its beginning still is."""
+    txn.conn.execute(sa.update(meta).where(meta.c.name == _ALARM + key).values(number=OVER))
 
 
-def told(txn: Txn, key: str, state: int) -> None:
-    """Note that an alarm's beginning, or its end, was told."""
-    ours = sa.and_(meta.c.name == _ALARM + key, meta.c.number == state)
+def told(txn: Txn, key: str, state: int, since_s: float) -> None:
+    """Note that the beginning, or the end, of the alarm that began at ``since_s`` was told."""
+    ours = sa.and_(meta.c.name == _ALARM + key, meta.c.number == state, meta.c.at_s == since_s)
     if state == OVER:
         txn.conn.execute(sa.delete(meta).where(ours))
     else:

@@ -52,10 +52,10 @@ class ForecastWrites(Writing):
             alarms.finish(txn, key)
             audit.record(txn, "alarm over", detail={"alarm": key})
 
-    def alarm_told(self, key: str, state: int, now: float) -> None:
-        """Note that an alarm's beginning or end was told."""
+    def alarm_told(self, key: str, state: int, since_s: float, now: float) -> None:
+        """Note that the beginning or the end of the alarm since ``since_s`` was told."""
         with self.transaction(now) as txn:
-            alarms.told(txn, key, state)
+            alarms.told(txn, key, state, since_s)
 
     def archive_progress(self, library_bytes: int, now: float) -> float:
         """Return when bytes were archived last: now, if there are more than the last time.

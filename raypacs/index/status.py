@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from raypacs.index import halting, ledger, nodes, settings, site
+from raypacs.index import halting, ledger, levels, nodes, settings, site
 from raypacs.index.schema import asides, delete_intents, meta, study_totals
 from raypacs.policy.forecast import WINDOW_S, fill_rate, hours_left
 
@@ -48,6 +48,7 @@ def tiers(conn: sa.Connection, now: float) -> list[dict[str, Any]]:
     _, current = settings.read(conn)
     accounts = ledger.read(conn)
     history = ledger.history(conn, now - WINDOW_S)
+    judged = levels.read(conn)
     found = []
     for tier in sorted(current.tiers, key=lambda tier: (tier.role, tier.order, tier.name)):
         account = accounts.get(tier.name) or ledger.LedgerRow(tier.name, 0, 0, 0, False, 0.0)
@@ -59,6 +60,7 @@ def tiers(conn: sa.Connection, now: float) -> list[dict[str, Any]]:
                 "url": tier.shown_url,
                 "order": tier.order,
                 "read_only": tier.read_only,
+                "draining": tier.draining,
                 "reachable": account.reachable,
                 "seen_s": account.seen_s,
                 "capacity_bytes": account.capacity_bytes,
@@ -73,9 +75,18 @@ def tiers(conn: sa.Connection, now: float) -> list[dict[str, Any]]:
                     "bytes_per_hour": rate.bytes_per_hour,
                 },
                 "hours_left": hours_left(account.available_bytes, rate),
+                **_level(judged.get(tier.name)),
             }
         )
     return found
+
+
+def _level(row: levels.LevelRow | None) -> dict[str, Any]:
+    """Return the level of a cache ('': not judged, or a library) and the forecast behind it."""
+    if row is None:
+        return {"level": "", "hours_p10": None, "hours_p50": None, "hours_p90": None}
+    hours = {name: row.detail.get(name) for name in ("hours_p10", "hours_p50", "hours_p90")}
+    return {"level": row.level.value, **hours}
 
 
 def _studies(conn: sa.Connection) -> dict[str, int]:

@@ -35,6 +35,7 @@ class Due:
     items_s: float = 0.0
     seal_s: float = 0.0
     place_s: float = 0.0
+    caches_s: float = 0.0
     seal_again_s: dict[str, float] = field(default_factory=dict)
     """By study, those that are not to be sealed before."""
     evict_s: float = 0.0

@@ -254,6 +254,7 @@ class Master(QueueEvents, NodeEvents, AdoptEvents, Autopilot, SealDuties, TierDu
 
     def close(self) -> None:
         """Write the statistics that wait and close the connections."""
+        self._end_alarms()
         try:
             now = self._clock()
             self._writer.publish("samples", self._samples(now), now)

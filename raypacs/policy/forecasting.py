@@ -26,7 +26,7 @@ LEAST_HOURS = 14 * 24
 """Less history is too little for a profile of the week."""
 LEAST_BUSY_HOURS = 24
 """Hours with intake; fewer say nothing of hours of the week."""
-_KEPT_HOURS = (WEEKS + 8) * WEEK
+KEPT_HOURS = (WEEKS + 8) * WEEK
 _AHEAD_WEEKS = 9
 _QUANTILES = (0.09, 0.5, 0.91)
 _DAYS_BACK = 84
@@ -95,7 +95,7 @@ def forecast(
     seen = [hour for hour in history if hour.hour_s <= this_hour_s]
     if not seen:
         return Forecast(None, None, None, PLAIN, "nothing has arrived yet")
-    first_s = max(min(hour.hour_s for hour in seen), this_hour_s - _KEPT_HOURS * HOUR_S)
+    first_s = max(min(hour.hour_s for hour in seen), this_hour_s - KEPT_HOURS * HOUR_S)
     taken = np.zeros((this_hour_s - first_s) // HOUR_S + 1)
     for hour in seen:
         if hour.hour_s >= first_s:
@@ -116,7 +116,7 @@ def forecast_hours(
 ) -> Forecast:
     """Return the same from bytes by hour: those of ``first_s`` first, those of this hour last."""
     done = len(taken) - 1
-    skip = max(0, done - _KEPT_HOURS)
+    skip = max(0, done - KEPT_HOURS)
     first_s, taken, done = first_s + skip * HOUR_S, taken[skip:], done - skip
     busy = int(np.count_nonzero(taken[:done]))
     if done < LEAST_HOURS or busy < LEAST_BUSY_HOURS:

@@ -92,13 +92,20 @@ class TierState(Answer):
     url: str = Field("", description="fsspec URL")
     order: int = Field(1, description="1 is filled first")
     read_only: bool = Field(False, description="Whether it takes no new objects")
+    draining: bool = Field(False, description="Whether it is being emptied")
     reachable: bool = Field(True, description="Whether the master reaches it")
     capacity_bytes: int = Field(0, description="What raypacs may use")
     used_bytes: int = Field(0, description="What it uses")
     granted_bytes: int = Field(0, description="What is promised to nodes and not used yet")
     available_bytes: int = Field(0, description="What is left")
     fill_rate: FillRate | None = Field(None, description="null without history")
-    hours_left: float | None = Field(None, description="null if it does not fill, or no history")
+    hours_left: float | None = Field(
+        None, description="At the plain rate; null if it does not fill, or no history"
+    )
+    level: str = Field("", description="green, amber or red; '' not judged yet, or a library")
+    hours_p10: float | None = Field(None, description="Forecast: one time in ten it is full before")
+    hours_p50: float | None = Field(None, description="Forecast of the hours left, the middle")
+    hours_p90: float | None = Field(None, description="Nine times in ten it is full before")
 
 
 class Status(Answer):
