@@ -39,13 +39,15 @@ FIRST: Cursor = (-1.0, "")
 
 @dataclass
 class ArchiveWalk:
-    """Where the walk through what may be archived is: first what no library has, then the rest.
+    """Where the walks through what may be archived are: what no library has, and the rest.
 
-    ``opened_by``: why is archived by itself just now.
+    ``..._s``: when the next round begins. ``opened_by``: why is archived by itself just now.
     """
 
-    rest: bool = False
-    after: Cursor = FIRST
+    unproven: Cursor = FIRST
+    unproven_s: float = 0.0
+    rest: Cursor = FIRST
+    rest_s: float = 0.0
     opened_by: str = ""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from raypacs.config import Settings, TierSettings
 from raypacs.errors import InvalidQuery
-from raypacs.index.archive_reader import FIRST, ArchiveWalk
+from raypacs.index.archive_reader import FIRST, ArchiveWalk, Cursor
 from raypacs.master.sealing import SealDuties
 from raypacs.policy import archiving, window
 from raypacs.policy.archiving import ARCHIVE
@@ -19,6 +19,8 @@ LIBRARY_LOOK_EVERY_S = 10.0
 # A page of the order of archiving takes the index some milliseconds.
 STUDIES_PER_LOOK = 200
 MOST_ORDERED = 1000
+# Looking through everything that is archived is not done as often.
+ROUNDS = 10
 _UNPROVEN = (UNARCHIVED, PINNED)
 _PROVEN = (FREE, KEPT, UNJUDGED)
 
@@ -68,30 +70,31 @@ class ArchiveDuties(SealDuties):
         if free <= 0:
             return
         image = [tier.name for tier in settings.tiers if tier.role == "image" and not tier.adopted]
-        tiers: list[str] = image
-        holds: tuple[str, ...] = _UNPROVEN
-        if walk.rest:
-            # Several libraries, another one than before, or what left the image tiers since.
-            tiers = image + [tier.name for tier in settings.tiers if tier.role == "library"]
-            holds = (*_PROVEN, LIBRARY)
-        page = self._reader.archivable(tiers, holds, walk.after, now, STUDIES_PER_LOOK)
-        due = [
-            study.study_uid
-            for study in page.studies
-            if not archiving.why_not(study, settings.archive, libraries, now)
-        ]
-        if due:
-            self._writer.archive_by_itself(due[:free], now)
-            self._polls.changed()
-        if len(due) > free:
-            return  # the page is looked at once more: those that were taken are left out
-        if page.after is not None:
-            walk.after = page.after
-        elif not walk.rest:
-            walk.rest, walk.after = True, FIRST
-        else:
-            walk.rest, walk.after = False, FIRST
-            self._due.archive_s = now + settings.archive.check_interval_s
+        # Several libraries, another one than before, or what left the image tiers since.
+        every = image + [tier.name for tier in settings.tiers if tier.role == "library"]
+        interval_s = settings.archive.check_interval_s
+
+        def step(tiers: list[str], holds: Sequence[str], after: Cursor) -> Cursor | None:
+            page = self._reader.archivable(tiers, holds, after, now, STUDIES_PER_LOOK)
+            due = [
+                study.study_uid
+                for study in page.studies
+                if not archiving.why_not(study, settings.archive, libraries, now)
+            ]
+            if due:
+                self._writer.archive_by_itself(due[:free], now)
+                self._polls.changed()
+            # The page is looked at once more where not all fit: those that did are left out.
+            return after if len(due) > free else page.after
+
+        if now >= walk.unproven_s:
+            after = step(image, _UNPROVEN, walk.unproven)
+            walk.unproven = after or FIRST
+            walk.unproven_s = 0.0 if after else now + interval_s
+        elif now >= walk.rest_s:
+            after = step(every, (*_PROVEN, LIBRARY), walk.rest)
+            walk.rest = after or FIRST
+            walk.rest_s = 0.0 if after else now + ROUNDS * interval_s
 
     # Events
 
@@ -121,6 +124,7 @@ class ArchiveDuties(SealDuties):
 
     def archived(self, lease: Lease, told: Sequence[ArchivedSeries]) -> None:
         """Register series that are proven, while their attempt goes on. Raises StaleLease."""
+        self._mind_absence(self._clock())
         self._writer.archived(lease, told, self._clock())
 
     def seal_study(self, study_uid: str) -> bool:
