@@ -45,6 +45,7 @@ Call = Callable[..., Any]
 QUESTIONS: frozenset[str] = frozenset(
     {
         "recounted",
+        "restores",
         "site",
         "tier_states",
         "what_lies",

@@ -54,6 +54,24 @@ class NotFound(RaypacsError, LookupError):
     """No such study, series, instance, frame, object or setting."""
 
 
+class InstanceAway(RaypacsError, LookupError):
+    """The bytes of an instance are not on its image tier: it moved, or is only in a library.
+
+    ``fields["study_uid"]`` names its study.
+    """
+
+    hint = "`raypacs restore` brings a study back from a library"
+
+
+class RestoreUnderWay(RaypacsError):
+    """A study is being brought back from a library, and not there yet; ask again.
+
+    ``fields``: ``study_uid``, ``item_id``, ``percent``, ``url`` of the restore.
+    """
+
+    hint = "ask again after Retry-After; `raypacs restore` shows how far it is"
+
+
 class ObjectChanged(NotFound):
     """A file of an adopted archive is not the one that was adopted any more."""
 

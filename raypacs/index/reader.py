@@ -172,7 +172,7 @@ class IndexReader(
             return {
                 **_study(conn, row),
                 "series": [
-                    {**search.series_row(one), "size_bytes": one["size_bytes"]}
+                    {**search.series_row(one, row), "size_bytes": one["size_bytes"]}
                     for one in conn.execute(
                         sa.select(series)
                         .where(series.c.study_uid == study_uid)

@@ -111,9 +111,7 @@ def search_series(conn: sa.Connection, params: Params) -> list[Row]:
     conditions, limit, offset = _parsed(params, "series")
     conditions += _leading(conn, params)
     rows = conn.execute(query.where(*conditions).limit(limit).offset(offset)).mappings()
-    return [
-        {**study_row(_part(row, "studies")), **series_row(_part(row, "series"))} for row in rows
-    ]
+    return [_series_found(_part(row, "studies"), _part(row, "series")) for row in rows]
 
 
 def search_instances(conn: sa.Connection, params: Params) -> list[Row]:
@@ -139,13 +137,17 @@ def search_instances(conn: sa.Connection, params: Params) -> list[Row]:
     conditions += _leading(conn, params)
     rows = conn.execute(query.where(*conditions).limit(limit).offset(offset)).mappings()
     return [
-        {
-            **study_row(_part(row, "studies")),
-            **series_row(_part(row, "series")),
-            **instance_row(_part(row, "instances")),
-        }
+        _instance_found(*(_part(row, table) for table in ("studies", "series", "instances")))
         for row in rows
     ]
+
+
+def _series_found(study: Row, one: Row) -> Row:
+    return {**study_row(study), **series_row(one, study)}
+
+
+def _instance_found(study: Row, one: Row, instance: Row) -> Row:
+    return {**_series_found(study, one), **instance_row(instance, one, study)}
 
 
 def sealed_series(conn: sa.Connection, params: Params) -> Iterator[tuple[Row, Row]]:

@@ -14,7 +14,7 @@ from raypacs.web.hot import App, FrameGate, Headers, Receive, Send
 from raypacs.web.rest import create_rest
 from raypacs.web.services import Services
 
-_EXPOSED = ("ETag", "Content-Range", "Accept-Ranges", "Content-Location", "Warning")
+_EXPOSED = ("ETag", "Content-Range", "Accept-Ranges", "Content-Location", "Warning", "Retry-After")
 
 
 def create_app(services: Services, *, cors_origin: str = "*") -> App:
@@ -41,7 +41,12 @@ def create_app(services: Services, *, cors_origin: str = "*") -> App:
     rest = GZipMiddleware(create_rest(gateway), minimum_size=1000, compresslevel=1)
     rooted = _Rooted(dicomweb, gateway.prefix, rest)
     return FrameGate(
-        rooted, gateway.views, gateway.frames, prefix=gateway.prefix, common_headers=cors
+        rooted,
+        gateway.views,
+        gateway.frames,
+        restores=gateway.restores,
+        prefix=gateway.prefix,
+        common_headers=cors,
     )
 
 

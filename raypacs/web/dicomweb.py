@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from raypacs.errors import NotFound, RaypacsError
+from raypacs.errors import InstanceAway, NotFound, RaypacsError
 from raypacs.web import instances, overviews, problem, qido, store
 from raypacs.web.gateway import Gateway
 from raypacs.web.hot import read_accept
@@ -43,6 +43,7 @@ def create_dicomweb(gateway: Gateway) -> Starlette:
     resources = _Resources(gateway)
     study, series = "/studies/{study}", "/studies/{study}/series/{series}"
     instance = series + "/instances/{instance}"
+    patient = gateway.patient
     get = ["GET", "HEAD"]
 
     def route(path: str, endpoint: Callable[..., Any], methods: list[str] = get) -> Route:
@@ -57,17 +58,17 @@ def create_dicomweb(gateway: Gateway) -> Starlette:
             route(study + "/series", resources.search_series),
             route(study + "/instances", resources.search_instances),
             route(series + "/instances", resources.search_instances),
-            route(study + "/metadata", resources.study_metadata),
-            route(series + "/metadata", resources.series_metadata),
-            route(instance + "/metadata", resources.instance_metadata),
+            route(study + "/metadata", patient(resources.study_metadata)),
+            route(series + "/metadata", patient(resources.series_metadata)),
+            route(instance + "/metadata", patient(resources.instance_metadata)),
             route(series + "/overview", resources.overview),
             *picture_routes(gateway),
             *volume_routes(gateway),
-            route(instance + "/bulkdata/{path:path}", resources.bulk),
-            route(study, resources.retrieve_study),
+            route(instance + "/bulkdata/{path:path}", patient(resources.bulk)),
+            route(study, patient(resources.retrieve_study)),
             route(study, resources.store, ["POST"]),
-            route(series, resources.retrieve_series),
-            route(instance, resources.retrieve_instance),
+            route(series, patient(resources.retrieve_series)),
+            route(instance, patient(resources.retrieve_instance)),
         ],
         exception_handlers={
             Problem: problem.handle,
@@ -261,6 +262,8 @@ class _Resources:
             )
             try:
                 choice, pieces = self._gateway.instances.open(place, choice)
+            except InstanceAway:
+                raise
             except RaypacsError as exc:
                 _log.warning("instance %s is left out: %s", record.sop_instance_uid, exc)
                 failed = exc

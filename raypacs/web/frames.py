@@ -16,7 +16,13 @@ import numpy as np
 
 from raypacs import dicom
 from raypacs.codec.htj2k import check_range
-from raypacs.errors import NotFound, ObjectChanged, TierUnavailable, UnsupportedPixels
+from raypacs.errors import (
+    InstanceAway,
+    NotFound,
+    ObjectChanged,
+    TierUnavailable,
+    UnsupportedPixels,
+)
 from raypacs.records import InstanceRecord
 from raypacs.storage.adopted import check_unchanged, is_unchanged
 from raypacs.web import pixels
@@ -67,6 +73,19 @@ def _in_copy(place: Place, extent: Extent) -> tuple[ObjectFile, tuple[Extent, ..
     if place.pack is None or place.prepared is None or place.is_coded:
         return None
     return place.pack.file, ((place.prepared.object_offset + extent[0], extent[1]),)
+
+
+class OriginalAway(NotFound):
+    """An instance as received left the image cache; the web cache has it in another form."""
+
+
+def away(place: Place) -> InstanceAway:
+    """Return the error for an instance whose bytes are not on its tier."""
+    record = place.stored.record
+    return InstanceAway(
+        f"instance {record.sop_instance_uid} left tier {record.tier}".rstrip(),
+        study_uid=record.study_uid,
+    )
 
 
 def _read(file: ObjectFile, extents: tuple[Extent, ...]) -> bytes:
@@ -150,12 +169,12 @@ class Frames:
         """Open the instance as received for reading: from the image cache, else the pack's copy.
 
         Raises:
-            NotFound: neither has it.
+            InstanceAway: neither has it. OriginalAway: the pack has it in another form.
         """
         record = place.stored.record
-        tier = self.services.tier(record.tier)
-        local = tier.local_path(record.path)
         try:
+            tier = self.services.tier(record.tier)
+            local = tier.local_path(record.path)
             check_unchanged(tier, record)
             if local is not None:
                 return open(local, "rb")
@@ -165,12 +184,17 @@ class Frames:
                 return io.BytesIO(place.pack.reader.read_object(record.sop_instance_uid))
             if isinstance(exc, ObjectChanged | TierUnavailable):
                 raise
-            raise NotFound(f"the instance as received left tier {record.tier}") from exc
+            if place.pack is None:
+                raise away(place) from exc
+            raise OriginalAway(f"the instance as received left tier {record.tier}") from exc
 
     def has_original(self, place: Place) -> bool:
         """Whether the instance as received is still in the image cache; blocks."""
         record = place.stored.record
-        tier = self.services.tier(record.tier)
+        try:
+            tier = self.services.tier(record.tier)
+        except NotFound:  # it lies nowhere but in libraries
+            return False
         return tier.exists(record.path) and is_unchanged(tier, record)
 
     def _native_extent(self, place: Place, number: int) -> Extent | None:
@@ -207,13 +231,18 @@ class Frames:
 
         Raises:
             TierUnavailable: its tier is away, and no pack has it.
+            InstanceAway: it left the image cache, and no pack has it.
         """
         record = place.stored.record
         try:
             tier = self.services.tier(record.tier)
             check_unchanged(tier, record)
             return self.files.get(tier, record)
-        except NotFound:
+        except ObjectChanged:
+            return None
+        except NotFound as exc:
+            if place.pack is None:
+                raise away(place) from exc
             return None
         except TierUnavailable:
             if place.pack is None:
@@ -248,7 +277,7 @@ class Frames:
         """Return a frame as received of an object that only the pack still has."""
         record = place.stored.record
         if place.is_coded:
-            raise NotFound(f"the instance as received left tier {record.tier}")
+            raise away(place)
         if place.pack is None or not dicom.is_encapsulated(record.transfer_syntax_uid):
             raise UnsupportedPixels("the instance has no encapsulated frames")
         return self._received.packed_frame(place, number)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from pydicom import Dataset
+from starlette.requests import Request
+from starlette.responses import Response
 
 from raypacs.config import Settings
 from raypacs.web import pixels
@@ -14,6 +17,7 @@ from raypacs.web.instances import Instances
 from raypacs.web.metadata import Metadata
 from raypacs.web.overviews import Overviews
 from raypacs.web.places import Place, SeriesViews
+from raypacs.web.restores import Restores
 from raypacs.web.services import Services
 
 _SETTINGS_TTL_S = 5.0
@@ -32,6 +36,7 @@ class Gateway:
     metadata: Metadata = field(init=False)
     instances: Instances = field(init=False)
     overviews: Overviews = field(init=False)
+    restores: Restores = field(init=False)
     _settings: Settings | None = None
     _settings_at_s: float = 0.0
 
@@ -41,6 +46,7 @@ class Gateway:
         self.metadata = Metadata(self.frames, self.settings)
         self.instances = Instances(self.frames)
         self.overviews = Overviews()
+        self.restores = Restores(self.services, self.views, self.frames, self.settings)
 
     def settings(self) -> Settings:
         """Return the settings, read from the index at most every few seconds; blocks."""
@@ -63,6 +69,24 @@ class Gateway:
         with self.frames.original(place) as stream:
             before = record.pixel_offset_bytes if record.pixel_offset_bytes > 0 else -1
             return pixels.read_header(stream.read(before))
+
+    def patient(
+        self, endpoint: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Return a handler that waits for what is only in a library (``restores``)."""
+
+        async def answered(request: Request) -> Response:
+            params = request.path_params
+            study_uid = params["study"]
+
+            async def read() -> Response:
+                if "instance" not in params:
+                    await self.restores.whole(study_uid, params.get("series", ""))
+                return await endpoint(request)
+
+            return await self.restores.reading(study_uid, read)
+
+        return answered
 
     @staticmethod
     def source(sent: str | None, default: str) -> str:

@@ -25,6 +25,7 @@ from raypacs.web.object_file import Extent, ObjectFile
 from raypacs.web.places import Place, SeriesViews
 from raypacs.web.problem import Problem
 from raypacs.web.ranges import parse_range
+from raypacs.web.restores import Restores
 from raypacs.web.tags import matches
 
 Message = MutableMapping[str, Any]
@@ -57,10 +58,12 @@ class FrameGate:
         views: SeriesViews,
         frames: Frames,
         *,
+        restores: Restores,
         prefix: str = "/dicom-web",
         common_headers: Headers | None = None,
     ) -> None:
         self._app = app
+        self._restores = restores
         self._views = views
         self._frames = frames
         self._prefix = prefix + "/studies/"
@@ -89,7 +92,7 @@ class FrameGate:
         try:
             if scope["method"] not in ("GET", "HEAD"):
                 raise Problem(405, "frames can be read only", Allow="GET, HEAD")
-            await self._answer(parts, asked, send)
+            await self._restores.reading(parts[0], lambda: self._answer(parts, asked, send))
         except (Problem, RaypacsError) as exc:
             answer = problem.response(exc)
             await send(

@@ -20,10 +20,16 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from raypacs import dicom
 from raypacs.codec import registry
-from raypacs.errors import MalformedInstance, NotFound, RaypacsError, UnsupportedPixels
+from raypacs.errors import (
+    InstanceAway,
+    MalformedInstance,
+    NotFound,
+    RaypacsError,
+    UnsupportedPixels,
+)
 from raypacs.storage.pack_elements import joined_bits
 from raypacs.web import pixels
-from raypacs.web.frames import Frames
+from raypacs.web.frames import Frames, OriginalAway, away
 from raypacs.web.negotiate import Choice, Form, choose_instance
 from raypacs.web.pixels import Picture
 from raypacs.web.places import Place
@@ -65,6 +71,8 @@ class Instances:
             return True
         try:
             self.frames.array(place, 1)
+        except InstanceAway:
+            raise
         except RaypacsError:
             return False
         return True
@@ -83,6 +91,8 @@ class Instances:
             first = next(pieces, b"")
         except (NotFound, UnsupportedPixels, MalformedInstance) as exc:
             if not choice.lenient:
+                if isinstance(exc, OriginalAway):
+                    raise away(place) from exc
                 raise
             other = _other_choice(place, choice, exc)
             if other is None:

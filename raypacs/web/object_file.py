@@ -8,7 +8,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from raypacs.errors import ObjectChanged, PackCorrupt
+from raypacs.errors import InstanceAway, NotFound, ObjectChanged, PackCorrupt
 from raypacs.records import InstanceRecord
 from raypacs.storage.folders import translated
 from raypacs.storage.tier import Extent, Tier
@@ -85,6 +85,7 @@ class ObjectFile:
 
         Raises:
             PackCorrupt: the object is shorter than its index says.
+            InstanceAway: it is not there any more.
             ObjectChanged: others wrote to it since it was opened.
             TierUnavailable: it cannot be read just now.
         """
@@ -120,9 +121,11 @@ class ObjectFile:
     def _read_ranges(self, extents: Sequence[Extent], out: memoryview) -> None:
         """Fill ``out`` by as few requests as the extents take, all at once."""
         start = 0
-        for (offset, length), data in zip(
-            extents, self._tier.read_ranges(self._path, extents), strict=True
-        ):
+        try:
+            found = self._tier.read_ranges(self._path, extents)
+        except NotFound as exc:  # since it was opened, which asks a store nothing
+            raise InstanceAway(f"{self._path} left {self._tier.name}") from exc
+        for (offset, length), data in zip(extents, found, strict=True):
             if len(data) != length:
                 raise self._too_short(offset)
             out[start : start + length] = data

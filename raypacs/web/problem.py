@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -13,12 +14,14 @@ from raypacs.errors import (
     AlreadyExists,
     ConfigError,
     IllegalTransition,
+    InstanceAway,
     InvalidQuery,
     MalformedInstance,
     MasterUnavailable,
     NotFound,
     PackCorrupt,
     RaypacsError,
+    RestoreUnderWay,
     TierFull,
     TierUnavailable,
     UnsupportedPixels,
@@ -26,8 +29,12 @@ from raypacs.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 
+_RESTORE = ("study_uid", "item_id", "percent", "url")
+
 _STATUS: tuple[tuple[type[RaypacsError], int], ...] = (
     (NotFound, 404),
+    (InstanceAway, 404),
+    (RestoreUnderWay, 503),
     (InvalidQuery, 400),
     (MalformedInstance, 400),
     (ConfigError, 422),
@@ -60,8 +67,15 @@ def status_of(error: RaypacsError) -> int:
     return 500
 
 
-def body(status: int, detail: str, *, hint: str = "", kind: str = "") -> bytes:
-    """Return the JSON of a problem."""
+def body(
+    status: int,
+    detail: str,
+    *,
+    hint: str = "",
+    kind: str = "",
+    more: Mapping[str, object] | None = None,
+) -> bytes:
+    """Return the JSON of a problem; ``more``: extension members (RFC 9457 section 3.2)."""
     problem: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -72,6 +86,7 @@ def body(status: int, detail: str, *, hint: str = "", kind: str = "") -> bytes:
         problem["hint"] = hint
     if kind:
         problem["kind"] = kind
+    problem |= more or {}
     return json.dumps(problem).encode()
 
 
@@ -86,7 +101,11 @@ def response(error: Problem | RaypacsError) -> Response:
         )
     status = status_of(error)
     headers = {"Retry-After": "2"} if status == 503 else {}
-    content = body(status, str(error), hint=error.hint, kind=type(error).__name__)
+    more: dict[str, object] = {}
+    if isinstance(error, RestoreUnderWay):
+        more = {"restore": {name: error.fields[name] for name in _RESTORE if name in error.fields}}
+        headers = {"Retry-After": str(error.fields.get("retry_after_s", 5))}
+    content = body(status, str(error), hint=error.hint, kind=type(error).__name__, more=more)
     return Response(content, status, headers=headers, media_type=MEDIA_TYPE)
 
 

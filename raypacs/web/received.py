@@ -19,7 +19,13 @@ from raypacs.codec import bits
 from raypacs.codec.fragments import ReadRange, extended_offset_table, frame_fragments
 from raypacs.codec.pixel_layout import PixelLayout
 from raypacs.codec.words import paired_bytes
-from raypacs.errors import NotFound, ObjectChanged, TierUnavailable, UnsupportedPixels
+from raypacs.errors import (
+    InstanceAway,
+    NotFound,
+    ObjectChanged,
+    TierUnavailable,
+    UnsupportedPixels,
+)
 from raypacs.records import InstanceRecord
 from raypacs.storage.adopted import check_unchanged
 from raypacs.web import pixels
@@ -107,8 +113,8 @@ class Received:
         record = place.stored.record
         if record.transfer_syntax_uid in dicom.DEFLATED:
             return self._inflate(place)
-        tier = self.services.tier(record.tier)
         try:
+            tier = self.services.tier(record.tier)
             check_unchanged(tier, record)
             return self.files.get(tier, record).read, record.pixel_offset_bytes
         except (NotFound, TierUnavailable) as exc:
@@ -116,7 +122,10 @@ class Received:
             if pack is None or place.is_coded:
                 if isinstance(exc, ObjectChanged | TierUnavailable):
                     raise
-                raise NotFound(f"the instance as received left tier {record.tier}") from exc
+                raise InstanceAway(
+                    f"instance {record.sop_instance_uid} left tier {record.tier}".rstrip(),
+                    study_uid=record.study_uid,
+                ) from exc
             start = pack.reader.instance(record.sop_instance_uid).object_offset
             return pack.file.read, start + record.pixel_offset_bytes
 

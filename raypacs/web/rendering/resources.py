@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from raypacs.errors import (
+    InstanceAway,
     MalformedInstance,
     NotFound,
     PackCorrupt,
@@ -61,7 +62,10 @@ def picture_routes(gateway: Gateway) -> list[Route]:
         instance + "/thumbnail": pictures.thumbnail_instance,
         frames + "/thumbnail": pictures.thumbnail_frame,
     }
-    return [Route(path, method, methods=["GET", "HEAD"]) for path, method in paths.items()]
+    return [
+        Route(path, gateway.patient(method), methods=["GET", "HEAD"])
+        for path, method in paths.items()
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,8 @@ class _Pictures:
             record = shot.place.stored.record
             try:
                 picture = self._picture(shot, wanted)
+            except InstanceAway:
+                raise
             except RaypacsError as exc:
                 _log.warning("picture of %s is left out: %s", record.sop_instance_uid, exc)
                 failed = exc

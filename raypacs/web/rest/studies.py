@@ -112,6 +112,13 @@ def _add_archive(router: APIRouter, gateway: Gateway) -> None:
         responses={200: {"content": {archive.MEDIA_TYPE: {}}}, **NO_STUDY, **NO_INDEX},
     )
     async def study_archive(uid: str) -> StreamingResponse:
+        async def packed() -> StreamingResponse:
+            await gateway.restores.whole(uid)
+            return await whole(uid)
+
+        return await gateway.restores.reading(uid, packed)
+
+    async def whole(uid: str) -> StreamingResponse:
         stored = await run_in_threadpool(gateway.services.instances, uid)
         if not stored:
             raise NotFound(f"no study {uid}")
