@@ -23,7 +23,7 @@ from typing import Any
 from raypacs import logs
 from raypacs.config import Bootstrap, Settings, parse
 from raypacs.dimse.server import DicomSpec, serve_dicom
-from raypacs.errors import MasterUnavailable, NotFound, TierUnavailable
+from raypacs.errors import MasterUnavailable, NotFound, RaypacsError, TierUnavailable
 from raypacs.index.landing import Landing
 from raypacs.index.sealed_reader import SealedReader
 from raypacs.layout import new_token
@@ -44,6 +44,8 @@ STATUS_TIMEOUT_S = 2.0
 Call = Callable[..., Any]
 QUESTIONS: frozenset[str] = frozenset(
     {
+        "evict_plan",
+        "pins",
         "recounted",
         "restores",
         "site",
@@ -232,8 +234,18 @@ class _Edge:
         self.link.cast("ready")
         self.stopping.wait()
         server.shutdown()
-        if not self.intake.close():
+        if self.intake.close():
+            self._give_back()
+        else:
             _log.warning("unregistered instances are left for recovery")
+
+    def _give_back(self) -> None:
+        """Give back what room this process held: nothing that it wrote is unregistered."""
+        holder = f"{self.spec.bootstrap.name}/{self.spec.boot}"
+        try:
+            self.link.call("release_grants", holder, timeout_s=STATUS_TIMEOUT_S)
+        except RaypacsError as exc:  # given back when the node starts anew
+            _log.warning("room is held until the node's next start: %s", exc)
 
 
 def _listener(edge: _Edge) -> None:

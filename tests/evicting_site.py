@@ -63,7 +63,9 @@ class EvictingSite(RealSite):
             self.study(uid, **named)
         for _ in uids:  # a node takes as many as it has cores
             self.prepare()
-        self.seal()
+        self.now += 60
+        for uid in uids:
+            assert self.master.seal_now(uid)
         for uid in uids:
             self.now += 1
             self.master.touched([uid])

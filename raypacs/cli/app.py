@@ -18,11 +18,13 @@ from raypacs.cli import (
     master,
     node,
     nodes,
+    pin,
     queue,
     rules,
     settings,
     studies,
     submit,
+    tier,
     why,
 )
 from raypacs.cli.outcome import guarded
@@ -71,11 +73,14 @@ app.command()(get.get)
 app.command()(studies.delete)
 app.command()(studies.wait)
 app.command()(why.why)
+app.command()(pin.pin)
+app.command()(pin.unpin)
 app.add_typer(cache.app, name="cache")
 app.add_typer(queue.app, name="queue")
 app.add_typer(node.app, name="node")
 app.add_typer(master.app, name="master")
 app.add_typer(index.app, name="index")
+app.add_typer(tier.app, name="tier")
 app.add_typer(settings.app, name="config")
 app.add_typer(rules.app, name="rules")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from raypacs.cli import simulate
+from raypacs.cli import evict, simulate
 
 app = typer.Typer(
     help="Levels, forecasts, eviction, simulation and sizing of caches.", no_args_is_help=True
 )
 
+app.command()(evict.evict)
 app.command()(simulate.simulate)
 app.command()(simulate.size)

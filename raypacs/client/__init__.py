@@ -1,5 +1,6 @@
 """HTTP client of a node's REST API (docs/rest.md) and DICOMweb: used by the CLI and by jobs."""
 
+from raypacs.client.evictions import EvictionCalls
 from raypacs.client.http import URL_VARIABLE, error_of, find_url
 from raypacs.client.operations import OperatorCalls
 from raypacs.client.planning import PlanningCalls
@@ -9,5 +10,5 @@ from raypacs.client.tiers import TierCalls
 __all__ = ["AS_STORED", "URL_VARIABLE", "Client", "error_of", "find_url"]
 
 
-class Client(StudyCalls, OperatorCalls, PlanningCalls, TierCalls):
+class Client(StudyCalls, OperatorCalls, PlanningCalls, TierCalls, EvictionCalls):
     """Calls to one node; thread-safe, keeps connections open."""

@@ -35,6 +35,13 @@ EDGE_EVENTS = (
     # Orders of operators, from the REST API of any node.
     "enqueue_item",
     "order_adoption",
+    "pin",
+    "unpin",
+    "evict_study",
+    "order_eviction",
+    "purge_copy",
+    "order_migrate",
+    "repair_ledger",
     "order_archive",
     "order_restore",
     "order_prefetch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from raypacs.index import (
 from raypacs.index.candidates import START, Cursor
 from raypacs.index.deletion import ListedIntent
 from raypacs.index.evict_step import Ask
+from raypacs.index.schema import studies
 from raypacs.policy.eviction import passes
 from raypacs.policy.holding import FREE, KEPT, UNARCHIVED
 from raypacs.policy.levels import Level
@@ -83,6 +85,17 @@ class EvictReader:
         with self._engine.connect() as conn:
             return web_evicting.wanted(conn, limit)
 
+    def pins(self, limit: int = 1000) -> list[dict[str, Any]]:
+        """Return studies that are pinned, and until when; those that end first come first."""
+        query = (
+            sa.select(studies.c.study_uid, studies.c.pinned_until_s.label("until_s"))
+            .where(sa.text("pinned_until_s > 0"))
+            .order_by(studies.c.pinned_until_s, studies.c.study_uid)
+            .limit(limit)
+        )
+        with self._engine.connect() as conn:
+            return [dict(row) for row in conn.execute(query).mappings()]
+
     def to_copy(
         self, tier: str, rules: Sequence[StagingRule], after: Cursor, limit: int, now: float
     ) -> tuple[list[tuple[str, str]], Cursor | None]:
@@ -105,12 +118,15 @@ class EvictReader:
         more = len(rows) == limit
         return found, (rows[-1][1], rows[-1][0]) if more else None
 
-    def evict_plan(self, tier: str = "", limit: int = 100, now: float = 0.0) -> dict[str, Any]:
+    def evict_plan(
+        self, tier: str = "", limit: int = 100, now: float | None = None
+    ) -> dict[str, Any]:
         """Say what would leave which cache now and why, and what stays and why.
 
         ``caches``: of each cache level, need, what is held by what, and what was looked at and
         stays; ``evictions``: at most ``limit`` studies, in their order. Nothing is changed.
         """
+        now = time.time() if now is None else now
         told: dict[str, Any] = {"caches": [], "evictions": []}
         with self._engine.connect() as conn:
             current = settings.read(conn)[1]

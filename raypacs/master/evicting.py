@@ -99,7 +99,10 @@ class EvictDuties(DeleteDuties, SealDuties):
             level = levels[walk.number]
             left = need.by_level[level] - freed
             if left <= 0:
-                return
+                if walk.number + 1 == len(levels) or need.by_level[levels[-1]] <= freed:
+                    return
+                walk.number, walk.after = walk.number + 1, START
+                continue
             ask = Ask(need.tier, level, left, walk.after, STUDIES_AT_ONCE, hours=need.hours)
             step = self._writer.evict_step(ask, now)
             freed += step.freed_bytes + self._free_spread(ask, step.spread, now)
