@@ -21,7 +21,9 @@ Library tier::
 
 Every tier::
 
+    probes/{token}                                 written, read and deleted by `tier check`
     site/{site}.json                               marker of the site that the tier belongs to
+    erased/{hash}.{milliseconds}.json              a study that was erased, and when
     epochs/{epoch}.{sequence}.json                 marker of the newest master that was here, and of
                                                    the newest change that its index had then
 """
@@ -36,14 +38,18 @@ from raypacs.errors import MalformedInstance
 
 EPOCH_MARKERS = "epochs/"
 SITE_MARKERS = "site/"
+TOMBSTONES = "erased/"
 ATTEMPTS = "attempts/"
+PROBES = "probes/"
 _UID = re.compile(r"[0-9.]{1,64}")
 _OBJECT = re.compile(
     r"""(studies/[0-9.]+/[0-9.]+/([0-9.]+\.)?[0-9a-f]+\.(dcm|manifest|pack|hdr|zip)
     |conflicts/[0-9.]+/[0-9.]+\.[0-9a-f]+\.dcm
     |quarantine/[0-9]{8}/[0-9a-f]+\.(dcm|json)
     |attempts/[0-9a-f]+/.+
+    |probes/[0-9a-f]+
     |adoptions/[0-9a-f]+\.jsonl\.gz
+    |erased/[0-9a-f]{64}\.[0-9]+\.json
     |intake/.+|site/.+\.json|epochs/[0-9]+\.[0-9]+\.json)""",
     re.VERBOSE | re.DOTALL,
 )
@@ -125,6 +131,11 @@ def intake_marker(boot: str, marked: str) -> str:
     return f"intake/{boot}.{marked}"
 
 
+def probe(token: str) -> str:
+    """Path of an object that only tells if a tier can be written."""
+    return f"{PROBES}{token}"
+
+
 def pack(study_uid: str, series_uid: str, token: str) -> str:
     """Path of a prepared series."""
     return f"studies/{study_uid}/{series_uid}/{token}.pack"
@@ -153,6 +164,18 @@ def manifest(study_uid: str, series_uid: str, token: str) -> str:
 def is_manifest(path: str) -> bool:
     """Whether an object's path is that of a manifest."""
     return path.startswith("studies/") and path.endswith(".manifest")
+
+
+def tombstone(study_key: str, at_s: float) -> str:
+    """Path of the mark that a study was erased at ``at_s`` (seconds since the epoch)."""
+    return f"{TOMBSTONES}{study_key}.{int(at_s * 1000)}.json"
+
+
+def erased_at(tombstone_path: str) -> tuple[str, float]:
+    """Return the hash of an erased study, and when it was erased; ('', 0) for another path."""
+    name = tombstone_path.removeprefix(TOMBSTONES).removesuffix(".json")
+    key, _, at = name.partition(".")
+    return (key, int(at) / 1000) if key and at.isdecimal() else ("", 0.0)
 
 
 def site_marker(site_id: str) -> str:

@@ -44,7 +44,8 @@ class MovingSite(RealSite):
     def refresh(self) -> None:
         """Start the edge anew, on the settings of the moment."""
         self.settings = self.reader.settings()[1]
-        self.intake.close()
+        assert self.intake.close()
+        self.master.release_grants("n1/b")
         self.reader.close()
         tiers = LateTiers(self.settings.tiers)
         self.reader = edges.open_reader(self.url, tiers)

@@ -26,6 +26,7 @@ EDGE_EVENTS = (
     "release_grants",
     "delete_study",
     "set_study",
+    "order_erasure",
     "other_sender",
     "touched",
     "settings",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import sqlalchemy as sa
 
-from raypacs.index import evicting, ledger, tiering
+from raypacs.index import evicting, known_objects, ledger, tier_states, tiering
 from raypacs.index.tiering import Leaver
 
 
@@ -74,6 +75,23 @@ class TieringReader:
         """Return paths of manifests in force whose instances left the image tiers."""
         with self._engine.connect() as conn:
             return evicting.gone_paths(conn, study_uid)
+
+    def objects_of(self, study_uid: str) -> known_objects.Objects:
+        """Return the objects of a study that should lie on tiers."""
+        with self._engine.connect() as conn:
+            return known_objects.of_study(conn, study_uid)
+
+    def tier_states(self) -> list[dict[str, Any]]:
+        """Return each tier with account, thresholds, level, forecast (``tier_states.states``)."""
+        with self._engine.connect() as conn:
+            return tier_states.states(conn, time.time())
+
+    def recounted(self) -> dict[str, tuple[int, int]]:
+        """Return (bytes by the ledger, bytes by the count) of every tier, as of one moment."""
+        with self._engine.connect() as conn:
+            if conn.dialect.name != "sqlite":
+                conn = conn.execution_options(isolation_level="REPEATABLE READ")
+            return tier_states.recounted(conn)
 
     def recount(self) -> dict[str, int]:
         """Count used bytes per tier again, from the rows (``ledger.recount``)."""
