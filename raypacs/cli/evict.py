@@ -12,7 +12,7 @@ from rich.table import Table
 from raypacs.cli.session import Json, amount, columns, moment, session_of
 
 
-def evict(  # noqa: PLR0913 - one argument an option
+def evict(
     context: typer.Context,
     study: Annotated[
         str, typer.Option(help="Let this study leave, whatever the level of the cache.")
