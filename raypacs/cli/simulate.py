@@ -53,7 +53,7 @@ def simulate(  # noqa: PLR0913 - one argument an option
         typer.Option(help="DAY+DAYS: from that day on nothing is archived for so many days."),
     ] = None,
     prefetch: Annotated[int, typer.Option(help="Priors brought back when a study arrives.")] = 0,
-    order: Annotated[str, typer.Option(help="lru, s3-fifo, gdsf or offline, to compare.")] = "lru",
+    order: Annotated[str, typer.Option(help="lru, s3-fifo, gdsf, offline ..., to compare.")] = "lru",
     watermark: Annotated[
         str, typer.Option(help="HIGH/LOW percent: free by fixed percentages, to compare.")
     ] = "",
