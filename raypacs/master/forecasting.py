@@ -175,16 +175,18 @@ class ForecastDuties(SealDuties):
         if before or not is_open(now, archive.window_start, archive.window_end, archive.time_zone):
             return
         since_s = max(progress_s, opened_at(now, archive.window_start, archive.time_zone))
+        if now - since_s < still_s:
+            return
         # Studies that came lately may be too young; more than those must wait.
         recent_s = now - max(still_s, archive.min_age_s)
         fresh = sum(
             hour.filled_bytes
             for cache in watch.left
             if cache.role == "image"
-            for hour in reversed(watch.history.get(cache.tier, ()))
+            for hour in self._history(cache.tier, now)
             if hour.hour_s + HOUR_S > recent_s
         )
-        if now - since_s >= still_s and waiting > fresh:
+        if waiting > fresh:
             text = (
                 f"nothing was archived for {(now - since_s) / HOUR_S:.1f} hours of the window, "
                 f"{waiting} bytes wait"

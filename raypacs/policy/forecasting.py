@@ -183,7 +183,8 @@ class _Paths:
             extra = np.zeros(len(at))
         need = max(0.0, available)
         guess = int(np.searchsorted(grown + extra, need))
-        reach = min(WEEK, max(12, 2 * guess + 6))
+        # Earlier times need a profile of their own, and their hours ahead must be over.
+        reach = min(WEEK, max(12, 2 * guess + 6), self._now - WEEK - 24)
         ratio, weight = self._analogs(reach, min(guess, reach))
         paths = self._shift(grown, ratio, reach) + extra[: reach + 1]
         hours = _passage(paths, at[: reach + 1], need)
