@@ -57,13 +57,14 @@ from __future__ import annotations
 
 import hmac
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
@@ -193,6 +194,43 @@ def _write(path: Path, table: pa.Table) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def erase(
+    folder: Path, keys: Iterable[str], *, after: str, most_files: int
+) -> tuple[str, int, int]:
+    """Write files anew without the rows of studies, some files at a time.
+
+    ``keys``: pseudonyms of the studies; ``after``: what the call before returned ('': begin).
+
+    Returns:
+        The last file looked at ('': there are no more), rows removed, files written anew.
+    """
+    wanted = pa.array(sorted(keys), pa.string())
+    rows = files = looked = 0
+    for path in _named(folder, after):
+        if looked == most_files:
+            return after, rows, files
+        looked, after = looked + 1, str(path.relative_to(folder))
+        gone = pc.is_in(_read(path, ["study_key"])["study_key"], value_set=wanted)
+        count = pc.sum(gone).as_py() or 0
+        if count:
+            _write(path, _read(path).filter(pc.invert(gone)))
+            rows, files = rows + count, files + 1
+    return "", rows, files
+
+
+def _named(folder: Path, after: str) -> Iterator[Path]:
+    """Yield files with keys of studies behind one, in order, a day at a time."""
+    for stream in ("events", "items"):
+        for day in sorted((folder / stream).glob("day=*")):
+            if str(day.relative_to(folder)) >= str(Path(after).parent):
+                names = sorted(path for path in day.glob("*.parquet") if path.name[0] != ".")
+                yield from (path for path in names if str(path.relative_to(folder)) > after)
+
+
+def _read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    return pq.read_table(path, columns=columns, partitioning=None)
 
 
 def load_events(folder: Path | str) -> pa.Table:

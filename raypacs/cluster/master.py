@@ -83,6 +83,7 @@ EVENTS = frozenset(
         "move_master",
         "delete_study",
         "set_study",
+        "order_erasure",
         "other_sender",
         "settings",
         "apply_settings",

@@ -20,6 +20,7 @@ from raypacs.index import (
 )
 from raypacs.index.archive_reader import ArchiveReader
 from raypacs.index.engine import open_engine
+from raypacs.index.erase_reader import EraseReader
 from raypacs.index.evict_reader import EvictReader
 from raypacs.index.forecast_reader import ForecastReader
 from raypacs.index.placing_reader import PlacingReader
@@ -41,6 +42,7 @@ class IndexReader(
     ArchiveReader,
     PlacingReader,
     StudyReader,
+    EraseReader,
     ForecastReader,
 ):
     """Answers from the index at ``url``. Thread-safe. Rows are plain, JSON-able dicts.
@@ -92,7 +94,9 @@ class IndexReader(
 
     def unprepared(self, study_uid: str) -> list[StoredInstance]:
         """Return the instances of a study that have no prepared form yet."""
-        return self._stored(sa.and_(instances.c.study_uid == study_uid, instances.c.form == ""))
+        # What lies nowhere but in libraries has to come back first.
+        there = sa.and_(instances.c.form == "", instances.c.tier != "")
+        return self._stored(sa.and_(instances.c.study_uid == study_uid, there))
 
     def locate_instance(self, sop_instance_uid: str) -> StoredInstance | None:
         """Return the served instance with this SOP Instance UID."""

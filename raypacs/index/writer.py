@@ -19,6 +19,7 @@ from raypacs.index.archive_writes import ArchiveWrites
 from raypacs.index.audit import OutboxRow
 from raypacs.index.deletion import DeleteIntent
 from raypacs.index.engine import changes, insert
+from raypacs.index.erase_writes import EraseWrites
 from raypacs.index.evict_writes import EvictWrites
 from raypacs.index.forecast_writes import ForecastWrites
 from raypacs.index.ledger import LedgerRow, TierSeen
@@ -48,6 +49,7 @@ class IndexWriter(
     ArchiveWrites,
     PlacingWrites,
     StudyWrites,
+    EraseWrites,
     ForecastWrites,
     TieringWrites,
     Writing,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from raypacs.master.archiving import ArchiveDuties
+from raypacs.master.erasing import EraseEvents
 from raypacs.master.evicting import EvictDuties
 from raypacs.master.forecasting import ForecastDuties
 from raypacs.master.judging import JudgeEvents
@@ -10,12 +11,21 @@ from raypacs.master.placing import PlaceEvents
 from raypacs.master.tiering import TierEvents
 
 
-class Autopilot(ForecastDuties, EvictDuties, ArchiveDuties, PlaceEvents, JudgeEvents, TierEvents):
+class Autopilot(
+    ForecastDuties,
+    EvictDuties,
+    ArchiveDuties,
+    PlaceEvents,
+    JudgeEvents,
+    EraseEvents,
+    TierEvents,
+):
     """Forecast, judge, archive, migrate, evict."""
 
     def _mind_caches(self, now: float) -> None:
         """Do what is due, each duty by its own clock."""
         self._judge_due(now)
+        self._erase_due(now)
         self._forecast_due(now)
         self._archive_due(now)
         self._place_due(now)

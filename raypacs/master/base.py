@@ -51,6 +51,10 @@ class Due:
     """By delete intent, how many of the objects that it lists are gone."""
     prepare_again_s: dict[str, float] = field(default_factory=dict)
     """By study, those whose packs are not to be made again before."""
+    erase_s: float = 0.0
+    tombstones_s: float = 0.0
+    back: str | None = ""
+    """Up to which study it was looked for erased ones; None: not under way."""
     judge_s: float = 0.0
     delete_s: float = 0.0
     deleted: tuple[float, str] = (0.0, "")
