@@ -44,6 +44,9 @@ STATUS_TIMEOUT_S = 2.0
 Call = Callable[..., Any]
 QUESTIONS: frozenset[str] = frozenset(
     {
+        "cache",
+        "cache_history",
+        "caches",
         "evict_plan",
         "pins",
         "recounted",
