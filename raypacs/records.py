@@ -293,7 +293,11 @@ class CheckedContainer:
 
 @dataclass(frozen=True, slots=True)
 class ContainerRef:
-    """A container of a series as the index knows it."""
+    """A container of a series as the index knows it.
+
+    ``damaged``: why it cannot be relied on; ``verified_s``: when it was last read whole, 0 for one
+    that was found and not read yet.
+    """
 
     study_uid: str
     series_uid: str
@@ -305,6 +309,7 @@ class ContainerRef:
     instance_count: int
     generation: int
     damaged: str = ""
+    verified_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

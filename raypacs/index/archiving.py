@@ -199,7 +199,8 @@ def _chosen(
     good: dict[str, Mapping[str, Any]] = {}
     for row in sorted(rows, key=lambda one: one["created_s"]):
         wanted = of_study.get(row["series_uid"])
-        if wanted is None or row["damaged"] or row["generation"] != generation:
+        unread = row["damaged"] or not row["verified_s"]
+        if wanted is None or unread or row["generation"] != generation:
             continue
         if row["instance_count"] == wanted["instance_count"]:
             good[row["series_uid"]] = row

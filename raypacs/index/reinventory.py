@@ -26,6 +26,7 @@ from raypacs.index.schema import (
     studies,
     work_items,
 )
+from raypacs.policy.holding import LIBRARY
 from raypacs.policy.kinds import PREPARE
 from raypacs.policy.queue import WAITING, Event, State
 from raypacs.records import PreparedSeries
@@ -312,7 +313,10 @@ def _recount_copies(txn: Txn, study_uid: str) -> None:
         (instances, sa.func.count(), _sum(instances.c.size_bytes)),
         (packs, _sum(packs.c.instance_count), _sum(packs.c.pack_bytes + packs.c.header_bytes)),
     ):
-        query = sa.select(table.c.tier, objects, size).where(table.c.study_uid == study_uid)
+        query = sa.select(table.c.tier, objects, size).where(
+            table.c.study_uid == study_uid,
+            table.c.tier != "",  # it lies nowhere but in libraries
+        )
         for tier, count, size_bytes in txn.conn.execute(query.group_by(table.c.tier)):
             row = found.setdefault(
                 tier,
@@ -327,7 +331,11 @@ def _recount_copies(txn: Txn, study_uid: str) -> None:
             )
             row["objects"] += int(count)
             row["size_bytes"] += int(size_bytes)
-    gone = sa.and_(copies.c.study_uid == study_uid, copies.c.tier.not_in(list(found)))
+    gone = sa.and_(
+        copies.c.study_uid == study_uid,
+        copies.c.tier.not_in(list(found)),
+        copies.c.hold != LIBRARY,
+    )
     txn.conn.execute(sa.delete(copies).where(gone))
     add(txn.conn, copies, list(found.values()), counters=[], replace=["objects", "size_bytes"])
 

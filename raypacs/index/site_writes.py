@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from raypacs.index import reinventory, site
+from raypacs.index import found_containers, reinventory, site
 from raypacs.index.reinventory import Place
 from raypacs.index.writing import Writing
-from raypacs.records import PreparedSeries
+from raypacs.records import ContainerRef, PreparedSeries
 
 
 class SiteWrites(Writing):
@@ -56,6 +56,21 @@ class SiteWrites(Writing):
                 reinventory.adopt_pack(txn, pack)
             reinventory.recount_study(txn, study_uid)
             reinventory.doom(txn, study_uid, doomed, due_s=now + grace_s)
+
+    def containers_found(
+        self,
+        study_uid: str,
+        now: float,
+        *,
+        found: Sequence[ContainerRef],
+        lost: Iterable[Place],
+        missing: Mapping[str, tuple[int, int]],
+        away: Sequence[str],
+    ) -> None:
+        """Register containers, and what lies nowhere but in them (``found_containers.agree``)."""
+        with self.transaction(now, durable=True) as txn:
+            found_containers.nowhere(txn, study_uid, away)
+            found_containers.agree(txn, study_uid, found, lost, missing, len(away))
 
     def forget_instances(self, study_uid: str, lost: Mapping[str, Place], now: float) -> None:
         """Forget instances whose bytes are gone, and make the study's sums anew."""

@@ -51,12 +51,14 @@ class StudyObjects:
     packs: dict[Place, ObjectInfo] = field(default_factory=dict)
     headers: dict[Place, ObjectInfo] = field(default_factory=dict)
     conflicts: dict[Place, ObjectInfo] = field(default_factory=dict)
+    containers: dict[Place, ObjectInfo] = field(default_factory=dict)
     strange: list[Unplaced] = field(default_factory=list)
 
     def every(self) -> Iterator[Place]:
         """Yield the place of every object that is what it seems."""
         for kind in (self.instances, self.manifests, self.packs, self.headers, self.conflicts):
             yield from kind
+        yield from self.containers
 
 
 def studies_on(tiers: Iterable[Tier]) -> set[str]:
@@ -121,6 +123,7 @@ def _sort(found: StudyObjects, tier: Tier, info: ObjectInfo) -> None:
         ("image", "manifest"): found.manifests,
         ("web", "pack"): found.packs,
         ("web", "hdr"): found.headers,
+        ("library", "zip"): found.containers,
     }
     kind = kinds.get((tier.role, name.rpartition(".")[2]))
     if kind is None or info.path.count("/") != 3:

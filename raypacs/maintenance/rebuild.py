@@ -393,6 +393,7 @@ def _unknown(reader: IndexReader, objects: StudyObjects) -> Iterator[Unplaced]:
     places |= {(place[0], header) for place, header in known.packs.items()}
     places |= {(one.record.tier, one.record.path) for one in reader.instances(uid)}
     places |= {(ref.tier, ref.path) for ref in reader.manifests(uid)}
+    places |= {(ref.tier, ref.path) for ref in reader.containers(uid)}
     yield from objects.strange
     made = objects.packs.keys() | objects.headers.keys()
     for place in objects.every():

@@ -20,6 +20,7 @@ from raypacs.maintenance.inventory import (
     read_manifest,
     read_pack,
 )
+from raypacs.maintenance.libraries import StudyContainers
 from raypacs.records import InstanceRecord, Outcome, PreparedSeries, Registered
 from raypacs.storage.recovery import describe_aside
 from raypacs.storage.tier import ObjectInfo, Tier
@@ -40,6 +41,9 @@ class Counts:
     studies_reopened: int = 0
     instances_lost: int = 0
     studies_lost: int = 0
+    containers_found: int = 0
+    containers_lost: int = 0
+    instances_in_libraries_alone: int = 0
 
     def __iadd__(self, other: Counts) -> Counts:
         for one in fields(self):
@@ -71,6 +75,9 @@ class Study:
         self._counts = Counts()
         self._alone: dict[str, Row] = {}
         """Instances whose pack is there and whose original is not, by SOP Instance UID."""
+        self._new_away: set[str] = set()
+        self._away: dict[str, Row] = {}
+        """Instances that the index knows and that lie in libraries alone."""
 
     def agree(self, objects: StudyObjects) -> Counts:
         """Compare, and make the index agree; return what was found."""
@@ -82,6 +89,8 @@ class Study:
             (row["tier"], row["path"]) for ours in rows.values() for row in ours
         }
         objects.instances |= adopted_files(self._tiers, places, objects)
+        self._libraries = StudyContainers(self._tiers, self._uid, objects.containers)
+        self.unplaced += self._libraries.unplaced
         lost_packs = {
             place
             for place, header in known.packs.items()
@@ -103,6 +112,7 @@ class Study:
         if changed and sealed:
             self._reopen(sealed, rows)
         records = list(self._records(new, stale, objects))
+        records += self._from_libraries(rows, records, gone)
         self._forget(gone, records)
         self._register(records)
         adopted = self._adoptable(objects, packs, self._waiting(lost_packs, records))
@@ -113,6 +123,7 @@ class Study:
             )
         self._lose_unnamed(lost_manifests, known, records)
         self._leave(known, objects, rows, records)
+        self._agree_libraries(sealed, rows)
         self._report_asides(objects, known)
         return self._counts
 
@@ -148,6 +159,9 @@ class Study:
         for row in (row for ours in rows.values() for row in ours):
             place = (row["tier"], row["path"])
             if place not in missing:
+                continue
+            if self._libraries.holds(row["sop_instance_uid"], row["sha256"]):
+                self._away[row["sop_instance_uid"]] = row
                 continue
             if row["form"] and (row["series_uid"], f"{row['pack_token']}.pack") in held:
                 self._alone[row["sop_instance_uid"]] = row
@@ -195,7 +209,7 @@ class Study:
         }
         packs = objects.packs.keys() & known.packs.keys()
         knows = self._reader is not None and self._reader.knows_study(self._uid)
-        if not knows or objects.instances or packs or places & strange or records:
+        if not knows or objects.instances or packs or places & strange or records or self._away:
             return
         if self._writer is None:
             self._counts.studies_lost += 1
@@ -376,6 +390,32 @@ class Study:
                 # Its pixels may be those of another object under the same UID.
                 return f"it is older than instance {uid}"
         return ""
+
+    def _from_libraries(
+        self, rows: dict[str, list[Row]], records: list[InstanceRecord], gone: dict[str, Row]
+    ) -> list[InstanceRecord]:
+        """Return what lies in libraries alone and the index does not know."""
+        there = {row["sop_instance_uid"] for ours in rows.values() for row in ours}
+        if self._libraries.found and self._reader is not None:
+            for ours in self._reader.instance_rows(self._uid).values():
+                there |= {row["sop_instance_uid"] for row in ours}
+        there |= {one.sop_instance_uid for one in records}
+        found = self._libraries.records(there - gone.keys())
+        self._new_away = {one.sop_instance_uid for one in found}
+        return found
+
+    def _agree_libraries(self, sealed: list[ManifestRef], rows: dict[str, list[Row]]) -> None:
+        told = self._libraries.agree(
+            self._reader,
+            self._writer,
+            self._now,
+            away=self._away.values(),
+            new_away=self._new_away,
+            sealed={ref.series_uid: rows[ref.path] for ref in sealed},
+        )
+        self._counts.containers_found += told.found
+        self._counts.containers_lost += told.lost
+        self._counts.instances_in_libraries_alone += told.away
 
     def _report_asides(self, objects: StudyObjects, known: Known) -> None:
         for (tier, path), info in objects.conflicts.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raypacs import layout
@@ -22,9 +22,23 @@ from raypacs.errors import (
     TierUnavailable,
 )
 from raypacs.policy.archiving import ARCHIVE, libraries_of
-from raypacs.records import ArchivedSeries, ContainerRef, InstanceRecord, Lease, WorkResult
+from raypacs.records import (
+    ArchivedSeries,
+    CheckedContainer,
+    ContainerRef,
+    InstanceRecord,
+    Lease,
+    WorkResult,
+)
 from raypacs.storage.container import Container
-from raypacs.work.archive_series import NotArchived, SeriesOrder, archive_series, mounted
+from raypacs.work.archive_series import (
+    CheckedSeries,
+    NotArchived,
+    SeriesOrder,
+    archive_series,
+    check_series,
+    mounted,
+)
 from raypacs.work.run import Libraries, Moves, Site, TaskFailure, Tasks
 from raypacs.work.source import find_tier
 
@@ -34,11 +48,16 @@ _NAMED = 20
 _PER_INSTANCE_BYTES, _PER_SERIES_BYTES = 2048, 16 * 1024
 
 
+_Job = SeriesOrder | tuple[ContainerRef, ArchivedSeries]
+"""A series to write, or a container that was found and is to be read whole first."""
+
+
 @dataclass
 class _Found:
     """What came of an attempt so far."""
 
     archived: list[ArchivedSeries] = field(default_factory=list)
+    checked: list[CheckedContainer] = field(default_factory=list)
     failed: list[NotArchived] = field(default_factory=list)
     closed: bool = False
     done: int = 0
@@ -56,12 +75,12 @@ class _Found:
                 text += f"; and {len(order) - _NAMED} more"
             first = order[0]
             text = f"waits for a library or a tier: {text}" if first.waits else text
-            return WorkResult(
-                error=text, retryable=first.retryable, waits=first.waits, archived=archived
-            )
-        if self.closed:
-            return WorkResult(error=CLOSED, waits=True, archived=archived)
-        return WorkResult(archived=archived)
+            told = WorkResult(error=text, retryable=first.retryable, waits=first.waits)
+        elif self.closed:
+            told = WorkResult(error=CLOSED, waits=True)
+        else:
+            told = WorkResult()
+        return replace(told, archived=archived, checked=tuple(self.checked))
 
 
 class ArchiveRun:
@@ -99,7 +118,7 @@ class ArchiveRun:
     def clean_up(self, *, reported: bool) -> None:
         """Nothing: what was planned and does not count is deleted by the master."""
 
-    def _orders(self, targets: Sequence[TierSettings]) -> tuple[list[SeriesOrder], _Found]:
+    def _orders(self, targets: Sequence[TierSettings]) -> tuple[list[_Job], _Found]:
         """Return what is to be written, and what is there or cannot be written now."""
         uid, token = self._lease.study_uid, self._lease.token
         by_series: dict[str, list[InstanceRecord]] = {}
@@ -109,7 +128,8 @@ class ArchiveRun:
         good = tuple(ref for ref in refs if not ref.damaged)
         manifests = {path.split("/")[2]: (tier, path) for tier, path in self._site.manifests(uid)}
         found = _Found(of=len(manifests) * len(targets))
-        orders: list[SeriesOrder] = []
+        orders: list[_Job] = []
+        checks: list[_Job] = []
         for library in targets:
             wanted: list[SeriesOrder] = []
             need = 0
@@ -118,7 +138,11 @@ class ArchiveRun:
                 for series_uid, records in by_series.items():
                     there = self._there(tier, good, series_uid, records, manifests[series_uid][1])
                     if there is not None:
-                        found.archived.append(there)
+                        ref, archived = there
+                        if ref.verified_s:
+                            found.archived.append(archived)
+                        else:
+                            checks.append((ref, archived))
                         continue
                     wanted.append(
                         SeriesOrder(
@@ -142,9 +166,10 @@ class ArchiveRun:
                 continue
             orders += wanted
         found.done = len(found.archived)
-        if orders:
-            self._moves.plan(self._lease, [(one.library, one.path) for one in orders])
-        return orders, found
+        places = [(one.library, one.path) for one in orders if isinstance(one, SeriesOrder)]
+        if places:
+            self._moves.plan(self._lease, places)
+        return checks + orders, found
 
     @property
     def _site_id(self) -> str:
@@ -157,14 +182,14 @@ class ArchiveRun:
         series_uid: str,
         records: Sequence[InstanceRecord],
         based_on: str,
-    ) -> ArchivedSeries | None:
+    ) -> tuple[ContainerRef, ArchivedSeries] | None:
         """Return the library's container of a series if it has exactly these instances."""
         for ref in refs:
             if ref.tier != tier.name or ref.series_uid != series_uid:
                 continue
             if ref.instance_count != len(records) or not _same(tier, ref, records):
                 continue
-            return ArchivedSeries(
+            return ref, ArchivedSeries(
                 study_uid=ref.study_uid,
                 series_uid=ref.series_uid,
                 tier=ref.tier,
@@ -178,7 +203,7 @@ class ArchiveRun:
             )
         return None
 
-    def _archive(self, orders: Sequence[SeriesOrder], found: _Found, tasks: Tasks) -> WorkResult:
+    def _archive(self, orders: Sequence[_Job], found: _Found, tasks: Tasks) -> WorkResult:
         waiting = iter(orders)
         self._tell(found)
         limited = self._site.settings.archive.bandwidth_bytes_per_s > 0
@@ -193,6 +218,13 @@ class ArchiveRun:
                 found.size_bytes += value.size_bytes
                 found.by_library[value.tier] += 1
                 self._libraries.archived(self._lease, [value])
+            elif isinstance(value, CheckedSeries):
+                found.checked += value.checked
+                if value.sound:
+                    found.archived.append(value.archived)
+                else:
+                    why = "; ".join(f"{one.path} on {one.tier}: {one.why}" for one in value.checked)
+                    found.failed.append(NotArchived("", value.archived.tier, why))
             else:
                 found.failed.append(value)
             found.done += 1
@@ -200,21 +232,22 @@ class ArchiveRun:
             self._submit_next(waiting, found, tasks)
         return found.as_result()
 
-    def _submit_next(self, waiting: Iterator[SeriesOrder], found: _Found, tasks: Tasks) -> None:
+    def _submit_next(self, waiting: Iterator[_Job], found: _Found, tasks: Tasks) -> None:
         lost = {one.library for one in found.failed if one.waits and one.library}
-        order = next((one for one in waiting if one.library not in lost), None)
+        order = next((one for one in waiting if _library_of(one) not in lost), None)
         if order is None or found.closed:
             return
         if not self._libraries.may_go_on(self._lease):
             found.closed = True
             return
+        if not isinstance(order, SeriesOrder):
+            args = (*order, self._site.settings.tiers, self._site_id)
+            tasks.submit((order[0].tier, order[0].path), check_series, *args)
+            return
         limit = self._site.settings.archive.bandwidth_bytes_per_s
         if limit:
             share = limit / max(1, self._libraries.running(ARCHIVE))
-            order = SeriesOrder(
-                **{name: getattr(order, name) for name in SeriesOrder.__slots__}
-                | {"bytes_per_s": share}
-            )
+            order = replace(order, bytes_per_s=share)
         key = (order.library, order.series_uid)
         tasks.submit(key, archive_series, order, self._site.settings.tiers)
 
@@ -228,6 +261,10 @@ class ArchiveRun:
                 "libraries": dict(found.by_library),
             },
         )
+
+
+def _library_of(job: _Job) -> str:
+    return job.library if isinstance(job, SeriesOrder) else job[0].tier
 
 
 def _not(library: str, why: str) -> NotArchived:

@@ -188,6 +188,32 @@ def check_containers(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class CheckedSeries:
+    """What reading a found container whole showed; ``archived`` counts if it is ``sound``."""
+
+    archived: ArchivedSeries
+    checked: tuple[CheckedContainer, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether it can be relied on."""
+        return not any(one.why for one in self.checked)
+
+
+def check_series(
+    ref: ContainerRef,
+    archived: ArchivedSeries,
+    tiers: tuple[TierSettings, ...],
+    site_id: str,
+) -> CheckedSeries | NotArchived:
+    """Read a container whole that was found in a library; say so if that cannot be read now."""
+    try:
+        return CheckedSeries(archived, tuple(check_containers((ref,), tiers, site_id)))
+    except TierUnavailable as exc:
+        return NotArchived("", ref.tier, f"library {ref.tier}: {exc}", waits=True)
+
+
 def pacing(bytes_per_s: float) -> Callable[[int], None]:
     """Return what to call with each number of bytes: it sleeps as long as the rate wants."""
     if bytes_per_s <= 0:
