@@ -175,7 +175,7 @@ def score(txn: Txn, tier: str) -> int:
             .where(forecasts.c.tier == tier, forecasts.c.at_s == row.at_s)
             .values(error=told, scored_s=txn.now)
         )
-        audit.publish(txn, "forecasts", [_published(row, told)])
+        audit.publish(txn, "forecasts", [_published(row, told) | {"scored": txn.now}])
     return len(rows)
 
 
