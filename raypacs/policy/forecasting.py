@@ -8,8 +8,10 @@ so and not with a library: docs/decisions/0014.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -53,25 +55,29 @@ class Forecast:
 
     def bytes_until(self, hours: float) -> float:
         """Return the bytes (the middle) that will have come after so many hours."""
-        if not self.ahead:
+        ahead = self.ahead
+        if not ahead or hours <= 0:
             return 0.0
-        at = [0.0, *(one[0] for one in self.ahead)]
-        size = [0.0, *(one[1] for one in self.ahead)]
-        if hours <= at[-1]:
-            return float(np.interp(hours, at, size))
-        return size[-1] * hours / at[-1]
+        place = bisect_left(ahead, hours, key=itemgetter(0))
+        if place == len(ahead):
+            return ahead[-1][1] * hours / ahead[-1][0]
+        before_h, before = ahead[place - 1] if place else (0.0, 0.0)
+        at_h, size = ahead[place]
+        return before + (size - before) * (hours - before_h) / (at_h - before_h)
 
     def hours_until(self, size_bytes: float) -> float | None:
         """Return the hours (the middle) until so many bytes have come; None: never."""
+        ahead = self.ahead
         if size_bytes <= 0:
             return 0.0
-        if not self.ahead or self.ahead[-1][1] <= 0:
+        if not ahead or ahead[-1][1] <= 0:
             return None
-        at = [0.0, *(one[0] for one in self.ahead)]
-        size = [0.0, *(one[1] for one in self.ahead)]
-        if size_bytes <= size[-1]:
-            return float(np.interp(size_bytes, size, at))
-        return at[-1] * size_bytes / size[-1]
+        place = bisect_left(ahead, size_bytes, key=itemgetter(1))
+        if place == len(ahead):
+            return ahead[-1][0] * size_bytes / ahead[-1][1]
+        before_h, before = ahead[place - 1] if place else (0.0, 0.0)
+        at_h, size = ahead[place]
+        return before_h + (at_h - before_h) * (size_bytes - before) / (size - before)
 
 
 def forecast(

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from raypacs.autopilot.staging import StagingRule
-from raypacs.policy import eviction
+from raypacs.policy import caches, eviction
 from raypacs.policy.caching import Order
 from raypacs.policy.eviction import Candidate
 from raypacs.policy.forecast import HOUR_S, HourlyIntake, fill_rate, hours_left
 from raypacs.policy.forecasting import Forecast, forecast_hours
-from raypacs.policy.levels import Hours, Level, judge, needed_bytes
+from raypacs.policy.levels import Hours, Level
 from raypacs.policy.load import Ints
 
 HISTORY_HOURS = 26 * 7 * 24
@@ -54,6 +54,8 @@ class Track:
     hours_p50: list[float] = field(default_factory=list)
     hours_p90: list[float] = field(default_factory=list)
     hours_plain: list[float] = field(default_factory=list)
+    evictable_h: list[float] = field(default_factory=list)
+    """Hours until nothing is left that may be evicted (B15)."""
     available_bytes: list[int] = field(default_factory=list)
     filled_bytes: list[int] = field(default_factory=list)
     """All that came in since the beginning, whatever left."""
@@ -81,6 +83,7 @@ class Cache:
         self.history: list[HourlyIntake] = []  # hours that are over, quiet ones as well
         self._taken: list[float] = []  # bytes of each of them
         self.forecast: Forecast | None = None
+        self.found: caches.Judged | None = None
         self.track = Track()
         self._plain: float | None = None
         self._forecast_s = -1.0
@@ -143,27 +146,36 @@ class Cache:
             first_s, taken, now, self.available_bytes, time_zone=time_zone
         )
 
-    def judge(self, now: float, hours: Hours) -> None:
-        """Set the level by the forecast."""
-        left = self.forecast.hours_p50 if self.forecast else None
-        level = judge(left, self.level, hours, role=self.role, available_bytes=self.available_bytes)
-        if level is not self.level or not self.changes:
-            self.changes.append((now, level))
-        self.level = level
-
-    def need(self, level: Level, hours: Hours) -> int:
-        """Return the bytes to free until ``level`` is left behind, less what is on its way out."""
-        if self.forecast is None or level is Level.GREEN:
-            return 0
-        wanted = needed_bytes(
-            hours.of(level, self.role), hours.hysteresis, self.forecast.bytes_until
+    def judge(self, now: float, hours: Hours, unarchived_bytes: int, *, is_night: bool) -> None:
+        """Set the level by the forecast, as the master does."""
+        if self.forecast is None:
+            return
+        held = unarchived_bytes if self.role == "image" else 0
+        as_it_is = caches.Cache(
+            tier=self.name,
+            role=self.role,
+            capacity_bytes=self.capacity_bytes,
+            available_bytes=self.available_bytes,
+            unarchived_bytes=held,
         )
-        return int(wanted) - self.available_bytes - self._on_the_way
+        self.found = caches.judged(as_it_is, self.forecast, self.level, hours, is_night=is_night)
+        if self.found.level is not self.level or not self.changes:
+            self.changes.append((now, self.found.level))
+        self.level = self.found.level
+
+    def need(self, level: Level) -> int:
+        """Return the bytes to free until ``level`` is left behind, less what is on its way out."""
+        if self.found is None or level is Level.GREEN:
+            return 0
+        red = level is Level.RED and self.role != "web"
+        wanted = self.found.need_bytes_red if red else self.found.need_bytes_amber
+        if self.role == "web":
+            wanted = self.found.need_bytes
+        return wanted - self._on_the_way
 
     def evict(
         self,
         now: float,
-        hours: Hours,
         rules: Sequence[StagingRule],
         candidate: Callable[[int], Candidate],
         grace_s: float,
@@ -171,7 +183,7 @@ class Cache:
         """Evict as the master does: amber rules first, need evaluated again, then red ones."""
         is_web = self.role == "web"
         for level in eviction.passes(self.level)[: 1 if is_web else None]:
-            need = self.need(level, hours)
+            need = self.need(level)
             if need <= 0:
                 continue
             walk = self.order.walk()
@@ -207,7 +219,7 @@ class Cache:
 
     def note(self, now: float, unarchived_bytes: int) -> None:
         """Write down how it stands at the end of a step."""
-        track, seen = self.track, self.forecast
+        track, seen, found = self.track, self.forecast, self.found
         track.at_s.append(now)
         track.used_bytes.append(self.used_bytes)
         track.unarchived_bytes.append(unarchived_bytes)
@@ -220,6 +232,7 @@ class Cache:
             (track.hours_p50, seen.hours_p50 if seen else None),
             (track.hours_p90, seen.hours_p90 if seen else None),
             (track.hours_plain, self._plain),
+            (track.evictable_h, found.evictable_hours if found else None),
         ):
             values.append(np.nan if hours is None else float(hours))
 

@@ -84,6 +84,8 @@ class CacheOutcome:
     hours_at: dict[str, float]
     level_changes: tuple[tuple[float, str], ...]
     forecast: Score
+    least_evictable_h: float | None
+    """Hours until nothing would have been left that may be evicted, at the worst."""
     track: Track = field(repr=False)
 
     @property
@@ -154,6 +156,7 @@ class Outcome:
                     {"at_s": at_s, "level": level} for at_s, level in one.level_changes
                 ],
                 "forecast": asdict(one.forecast),
+                "least_evictable_h": one.least_evictable_h,
             }
             if track:
                 told["track"] = {
@@ -203,6 +206,7 @@ def outcome_of(
                 hours_at=hours,
                 level_changes=tuple((at_s, level.value) for at_s, level in one.changes),
                 forecast=score(one.track),
+                least_evictable_h=_least(one.track.evictable_h),
                 track=one.track,
             )
         )
@@ -251,6 +255,11 @@ def _reached(at_h: Floats, filled: Floats, wanted: Floats) -> Floats:
     part = (wanted - low) / np.maximum(high - low, 1)
     found = at_h[upper - 1] + part * (at_h[upper] - at_h[upper - 1])
     return np.where(inside, found, np.nan)
+
+
+def _least(values: Sequence[float]) -> float | None:
+    known = [value for value in values if not np.isnan(value)]
+    return _rounded(min(known)) if known else None
 
 
 def _rounded(value: Any) -> float:

@@ -376,12 +376,12 @@ class _Run:
         hours = levels.thresholds_of(scenario.thresholds, _ANY_TIER, is_night=night)
         for cache in self.caches:
             cache.look_ahead(now, settings.time_zone, scenario.forecast_s)
-            cache.judge(now, hours)
+            cache.judge(now, hours, self.unarchived_bytes, is_night=night)
             candidate = self._web_candidate if cache.role == "web" else self._candidate
             if scenario.watermarks is not None:
                 cache.evict_by_watermarks(now, scenario.watermarks, candidate, scenario.grace_s)
             elif cache.level is not Level.GREEN:
-                cache.evict(now, hours, scenario.rules, candidate, scenario.grace_s)
+                cache.evict(now, scenario.rules, candidate, scenario.grace_s)
             if cache.role == "image":
                 self.where[cache.gone] = -1
             cache.gone.clear()

@@ -25,7 +25,10 @@ COLUMNS = pa.schema(
             "filled_bytes",
         )
     ]
-    + [(name, pa.float64()) for name in ("hours_p10", "hours_p50", "hours_p90", "hours_plain")]
+    + [
+        (name, pa.float64())
+        for name in ("hours_p10", "hours_p50", "hours_p90", "hours_plain", "evictable_h")
+    ]
 )
 _LEVELS = ("green", "amber", "red")
 

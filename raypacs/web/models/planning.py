@@ -54,6 +54,9 @@ class SimulatedCache(Answer):
     hours_at: dict[str, float] = Field(description="Hours at green, amber and red")
     level_changes: list[LevelChange] = Field(description="The level's history")
     forecast: ForecastScore
+    least_evictable_h: float | None = Field(
+        description="Hours until nothing would have been left that may be evicted, at the worst"
+    )
     track: dict[str, list[float | None]] | None = Field(
         None, description="A value a step, where it was asked for"
     )
