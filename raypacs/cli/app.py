@@ -10,8 +10,10 @@ import typer
 
 from raypacs.cli import (
     adopt,
+    archive,
     cache,
     demo,
+    erase,
     get,
     index,
     ingest,
@@ -20,9 +22,11 @@ from raypacs.cli import (
     nodes,
     pin,
     queue,
+    restore,
     rules,
     settings,
     studies,
+    study,
     submit,
     tier,
     why,
@@ -75,6 +79,9 @@ app.command()(studies.wait)
 app.command()(why.why)
 app.command()(pin.pin)
 app.command()(pin.unpin)
+app.command()(restore.restore)
+app.command()(restore.prefetch)
+app.add_typer(archive.app, name="archive")
 app.add_typer(cache.app, name="cache")
 app.add_typer(queue.app, name="queue")
 app.add_typer(node.app, name="node")
@@ -83,6 +90,9 @@ app.add_typer(index.app, name="index")
 app.add_typer(tier.app, name="tier")
 app.add_typer(settings.app, name="config")
 app.add_typer(rules.app, name="rules")
+app.add_typer(study.app, name="study")
+app.add_typer(study.sources, name="source")
+app.add_typer(erase.app, name="erase")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     submit.submit
 )

@@ -158,6 +158,7 @@ def _left_out(txn: Txn, lease: Lease) -> str:
         .where(
             instances.c.study_uid == lease.study_uid,
             instances.c.form == "",
+            instances.c.tier != "",  # what is away is prepared once it is back
             instances.c.generation <= lease.generation,
         )
     ).scalar_one()

@@ -6,6 +6,7 @@ import hashlib
 import mmap
 import os
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +17,18 @@ from typing import Any
 from raypacs import layout
 from raypacs.client import AS_STORED, Client
 from raypacs.dicom import EXPLICIT_VR_LE, Part10, split_part10
-from raypacs.errors import AlreadyExists, RaypacsError, RequestRefused, UnsupportedPixels
+from raypacs.errors import (
+    AlreadyExists,
+    RaypacsError,
+    RequestRefused,
+    RestoreUnderWay,
+    UnsupportedPixels,
+)
 
 DOWNLOADS = 4
 _NATIVE = f"application/dicom; transfer-syntax={EXPLICIT_VR_LE}"
 _HEAD_BYTES = 1 << 20
+_AGAIN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +106,23 @@ def _fetch(
 
 
 def _download(client: Client, uids: tuple[str, str, str], accept: str, path: Path) -> None:
-    with path.open("wb") as handle:
-        for block in client.download(*uids, accept=accept):
-            handle.write(block)
+    """Write an instance to a file; one that is only in a library is waited for."""
+    while True:
+        try:
+            with path.open("wb") as handle:
+                for block in client.download(*uids, accept=accept):
+                    handle.write(block)
+        except RestoreUnderWay as exc:
+            if not _goes_on(exc):
+                raise
+            time.sleep(_AGAIN_S)
+        else:
+            return
+
+
+def _goes_on(error: RestoreUnderWay) -> bool:
+    """Whether a restore is still on its way: one that failed does not come by waiting."""
+    return "could not be brought back" not in str(error)
 
 
 def _meta(path: Path) -> Part10:

@@ -282,9 +282,14 @@ def _of_rows(site: Site, study_uid: str) -> Missing:
 
 
 def _in_order(refs: Iterable[ContainerRef], order: dict[str, int]) -> tuple[ContainerRef, ...]:
-    """Return the sound containers, those of the first library first, of one the newest first."""
-    sound = [ref for ref in refs if not ref.damaged and ref.tier in order]
-    return tuple(sorted(sound, key=lambda ref: (order[ref.tier], -ref.generation, ref.path)))
+    """Return the containers, those of the first library first, of one library the newest first.
+
+    Damaged ones come last: each instance is compared, and most of theirs may be sound.
+    """
+    known = [ref for ref in refs if ref.tier in order]
+    return tuple(
+        sorted(known, key=lambda r: (bool(r.damaged), order[r.tier], -r.generation, r.path))
+    )
 
 
 def _bytes(records: Iterable[InstanceRecord]) -> int:

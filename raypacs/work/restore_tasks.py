@@ -39,7 +39,7 @@ TierBytes = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class RestoreContext:
-    """What every task of an attempt knows. ``containers``: the sound ones, the best first."""
+    """What every task of an attempt knows. ``containers``: the best first."""
 
     study_uid: str
     token: str
@@ -169,6 +169,10 @@ class _Library:
     damaged: dict[tuple[str, str], CheckedContainer] = field(default_factory=dict)
     _open: dict[tuple[str, str], Container] = field(default_factory=dict)
 
+    def in_order(self) -> list[ContainerRef]:
+        """Return the containers to try: damaged ones last, whose other instances may be sound."""
+        return sorted(self.refs, key=lambda ref: (ref.tier, ref.path) in self.damaged)
+
     def pieces(self, ref: ContainerRef, record: InstanceRecord) -> Iterator[bytes]:
         """Yield an instance as it was received; checked after the last piece. Raises _Unsound."""
         key = (ref.tier, ref.path)
@@ -237,7 +241,8 @@ def copy_share(
             lost.append((record.sop_instance_uid, found))
         else:
             written.append(found)
-    damaged = tuple(library.damaged.values())
+    known = {(ref.tier, ref.path) for ref in refs if ref.damaged}
+    damaged = tuple(one for place, one in library.damaged.items() if place not in known)
     return Copied(series_uid, tier_name, tuple(written), damaged, tuple(lost), tuple(left))
 
 
@@ -257,9 +262,7 @@ def _copy_one(
         context.study_uid, record.series_uid, record.sop_instance_uid, context.token
     )
     why, is_away = "no library has it", False
-    for ref in library.refs:
-        if (ref.tier, ref.path) in library.damaged:
-            continue
+    for ref in library.in_order():
         try:
             size = _put(tier, path, library.pieces(ref, record))
         except _Unsound as exc:

@@ -69,24 +69,24 @@ def test_every_resource_of_a_study_in_a_library_is_served(
     assert quick.balanced()
 
 
-def test_what_packs_answer_needs_no_restore(site: RestoringSite) -> None:
-    site.away(prepared=True)
-    with site.serving() as client:
+def test_what_packs_answer_needs_no_restore(quick: RestoringSite) -> None:
+    quick.away(prepared=True)
+    with quick.serving() as client:
         for path, headers in ASKED:
             answer = client.get(path, headers=headers)
             assert answer.status_code == 200, (path, answer.text)
-    assert not site.items()
-    assert site.reader.is_away(STUDY)
+    assert not quick.items()
+    assert quick.reader.is_away(STUDY)
 
 
-def test_the_original_itself_is_brought_back_though_packs_are_there(site: RestoringSite) -> None:
-    site.store(*files())
-    before = site.received()
-    site.quiet(prepared=True)
-    site.archive()
-    site.evict()
+def test_the_original_itself_is_brought_back_though_packs_are_there(quick: RestoringSite) -> None:
+    quick.store(*files())
+    before = quick.received()
+    quick.quiet(prepared=True)
+    quick.archive()
+    quick.evict()
     wanted = "application/dicom; transfer-syntax=1.2.840.10008.1.2.1"
-    with site.working() as done, site.serving() as client:
+    with quick.working() as done, quick.serving() as client:
         answer = client.get(ONE, headers={"Accept": wanted})
         assert answer.status_code == 200
     assert len(done) <= 1
@@ -116,36 +116,36 @@ def test_twenty_readers_at_once_make_one_restore(site: RestoringSite) -> None:
     assert item["state"] == "COMPLETED"
 
 
-def test_who_waits_too_long_is_told_how_far_it_is(site: RestoringSite) -> None:
-    site.away()
-    site.set(restore=RestoreSettings(wait_s=0.2))
-    with site.serving() as client:
+def test_who_waits_too_long_is_told_how_far_it_is(quick: RestoringSite) -> None:
+    quick.away()
+    quick.set(restore=RestoreSettings(wait_s=0.2))
+    with quick.serving() as client:
         answer = client.get(f"{ONE}/frames/1")
         assert answer.status_code == 503
         assert int(answer.headers["Retry-After"]) > 0
         told = answer.json()
-        (item,) = site.items()
+        (item,) = quick.items()
         assert told["restore"]["item_id"] == item["item_id"]
         assert told["restore"]["percent"] == 0
         assert "0 %" in told["detail"]
         shown = client.get(told["restore"]["url"])
         assert shown.status_code == 200
         assert shown.json()["state"] == "SCHEDULED"
-        site.work_off("RESTORE")
+        quick.work_off("RESTORE")
         assert client.get(f"{ONE}/frames/1").status_code == 200
-    assert len(site.items()) == 1
+    assert len(quick.items()) == 1
 
 
-def test_what_no_library_has_is_not_found(site: RestoringSite) -> None:
-    site.store(*files())
-    with site.serving() as client:
-        for name, path in site.objects():
+def test_what_no_library_has_is_not_found(quick: RestoringSite) -> None:
+    quick.store(*files())
+    with quick.serving() as client:
+        for name, path in quick.objects():
             if path.endswith(".dcm"):
-                site.tier(name).delete(path)
+                quick.tier(name).delete(path)
         answer = client.get(f"{ONE}/metadata")
         assert answer.status_code == 404, answer.text
         assert "no library" in answer.json()["detail"]
-    assert not site.items()
+    assert not quick.items()
 
 
 def test_reading_counts_as_an_access(site: RestoringSite) -> None:
