@@ -44,6 +44,15 @@ STATUS_TIMEOUT_S = 2.0
 Call = Callable[..., Any]
 QUESTIONS: frozenset[str] = frozenset(
     {
+        "erasure",
+        "erasure_preview",
+        "erasures",
+        "explain_described",
+        "explain_study",
+        "sources_seen",
+        "study_status",
+        "study_statuses",
+        "archive_status",
         "cache",
         "cache_history",
         "caches",
@@ -51,8 +60,11 @@ QUESTIONS: frozenset[str] = frozenset(
         "pins",
         "recounted",
         "restores",
+        "sample_of_libraries",
         "site",
+        "studies_in_libraries",
         "tier_states",
+        "unarchived_studies",
         "what_lies",
     }
 )

@@ -1,5 +1,6 @@
 """HTTP client of a node's REST API (docs/rest.md) and DICOMweb: used by the CLI and by jobs."""
 
+from raypacs.client.archive import ArchiveCalls
 from raypacs.client.caches import CacheCalls
 from raypacs.client.evictions import EvictionCalls
 from raypacs.client.http import URL_VARIABLE, error_of, find_url

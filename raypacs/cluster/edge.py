@@ -44,6 +44,7 @@ EDGE_EVENTS = (
     "order_migrate",
     "repair_ledger",
     "order_archive",
+    "order_verify",
     "order_restore",
     "order_prefetch",
     "announce",

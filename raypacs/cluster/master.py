@@ -67,6 +67,7 @@ EVENTS = frozenset(
         "seal_study",
         "archived",
         "order_archive",
+        "order_verify",
         "order_restore",
         "order_prefetch",
         "announce",

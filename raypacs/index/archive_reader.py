@@ -154,6 +154,18 @@ class ArchiveReader:
         with self._engine.connect() as conn:
             return list(conn.execute(query).scalars())
 
+    def sample_of_libraries(self, count: int) -> list[str]:
+        """Return studies that have containers, chosen by chance."""
+        query = (
+            sa.select(copies.c.study_uid)
+            .where(copies.c.hold == LIBRARY)
+            .group_by(copies.c.study_uid)
+            .order_by(sa.func.random())
+            .limit(count)
+        )
+        with self._engine.connect() as conn:
+            return list(conn.execute(query).scalars())
+
     def archive_status(self, now: float) -> dict[str, Any]:
         """Return window, what waits, rate and each library, as the REST API tells them."""
         with self._engine.connect() as conn:

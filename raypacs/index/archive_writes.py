@@ -18,6 +18,7 @@ from raypacs.policy.archiving import ARCHIVE, BY_ITSELF, ORDERED
 from raypacs.policy.queue import Priority
 from raypacs.records import ArchivedSeries, Lease
 
+VERIFY = "VERIFY"
 _PARKED = 1000
 _RULE = "least recently accessed of what is not archived, in the archive window"
 
@@ -53,13 +54,21 @@ class ArchiveWrites(Writing):
         payload: dict[str, Any] = {"by": ORDERED}
         if libraries:
             payload["libraries"] = list(libraries)
+        wish = Wish(payload=payload, who=who, rule="archive now")
+        return self._ask(ARCHIVE, study_uids, wish, now)
+
+    def order_verify(self, study_uids: Sequence[str], who: str, now: float) -> dict[str, Any]:
+        """Make VERIFY items; return item ids and what was refused."""
+        wish = Wish(Priority.LOW, who=who, rule="archive verify")
+        return self._ask(VERIFY, study_uids, wish, now)
+
+    def _ask(self, kind: str, study_uids: Sequence[str], wish: Wish, now: float) -> dict[str, Any]:
         items: list[int] = []
         refused: list[dict[str, str]] = []
         with self.transaction(now) as txn:
             for uid in study_uids:
-                wish = Wish(payload=payload, who=who, rule="archive now")
                 try:
-                    items.append(queue.ask(txn, ARCHIVE, uid, wish))
+                    items.append(queue.ask(txn, kind, uid, wish))
                 except (NotFound, InvalidQuery) as exc:
                     refused.append({"study_uid": uid, "why": str(exc)})
         return {"items": items, "refused": refused}

@@ -122,6 +122,13 @@ class ArchiveDuties(SealDuties):
         self._polls.changed()
         return told
 
+    def order_verify(self, study_uids: Iterable[str], who: str = "") -> dict[str, Any]:
+        """Verify studies, containers and all, at low priority; answers as :meth:`order_archive`."""
+        uids = list(dict.fromkeys(study_uids))[:MOST_ORDERED]
+        told = self._writer.order_verify(uids, who, self._clock())
+        self._polls.changed()
+        return told
+
     def archived(self, lease: Lease, told: Sequence[ArchivedSeries]) -> None:
         """Register series that are proven, while their attempt goes on. Raises StaleLease."""
         self._mind_absence(self._clock())

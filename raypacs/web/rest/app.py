@@ -19,14 +19,17 @@ from raypacs.web.gateway import Gateway
 from raypacs.web.problem import Problem
 from raypacs.web.rest import (
     adoptions,
+    archive,
     caches,
     cluster,
+    erasures,
     evictions,
     planning,
     queue,
     restores,
     rules,
     state,
+    statuses,
     studies,
     tiers,
 )
@@ -42,12 +45,15 @@ _METHODS = ("GET", "POST", "PUT", "DELETE")
 _TAGS = [
     {"name": "state", "description": "The cluster at a glance"},
     {"name": "studies", "description": "Studies and their stories"},
+    {"name": "statuses", "description": "Status and flags of studies, senders, rules"},
+    {"name": "erasures", "description": "Studies and patients erased for good, with a proof"},
     {"name": "queue", "description": "The one work queue of the cluster"},
     {"name": "cluster", "description": "Nodes and the master"},
     {"name": "adoptions", "description": "Archives of others, served from where they lie"},
     {"name": "evictions", "description": "What leaves the caches and why; pins"},
     {"name": "caches", "description": "Levels, forecasts and history of the caches"},
     {"name": "tiers", "description": "Places for bytes, and what moves between them"},
+    {"name": "archive", "description": "Copies in libraries: when, what, and orders"},
     {"name": "restores", "description": "Studies back from libraries, asked for or ahead"},
     {"name": "settings", "description": "One configuration for the cluster"},
     {"name": "ingest", "description": "Objects in"},
@@ -76,14 +82,17 @@ def create_rest(gateway: Gateway) -> FastAPI:
     for routes in (
         state,
         studies,
+        statuses,
         rules,
         queue,
         adoptions,
         planning,
         caches,
         evictions,
+        erasures,
         tiers,
         restores,
+        archive,
         cluster,
     ):
         app.include_router(routes.create(gateway))
