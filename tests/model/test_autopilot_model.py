@@ -38,7 +38,10 @@ from tests.faulty_tiers import faulty_tiers
 STUDIES = ("1.1", "1.2", "1.3")
 SENDERS = (("ARCHIVED", "192.0.2.1"), (MAY_GO, "192.0.2.7"))
 SETTINGS: dict[str, Any] = {
-    "archive": {"window_start": "00:00", "window_end": "00:00"},
+    "allotment_bytes": 1 << 20,
+    # Levels are what the walk says.
+    "thresholds": {"amber_h": 0, "red_h": 0, "web_h": 0},
+    "archive": {"window_start": "03:00", "window_end": "04:00"},
     "sources": [{"name": "kept out", "addresses": ["192.0.2.7"], "archiving": False}],
 }
 STAGES = ("empty", "prepared", "sealed", "archived", "evicted", "restored")
@@ -54,6 +57,7 @@ CHANGES: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "read only": lambda now: {"tiers": _with(now, "lib1", read_only=True)},
     "one library": lambda now: {"archive": {**SETTINGS["archive"], "libraries": ["lib2"]}},
     "both libraries": lambda now: {"archive": SETTINGS["archive"]},
+    "archive window": lambda now: {"archive": {"window_start": "00:00", "window_end": "00:00"}},
     "all archived": lambda now: {"sources": []},
     "one kept out": lambda now: {"sources": SETTINGS["sources"]},
     "aging": lambda now: {"migration": {"after_days": 0.01}},
@@ -285,6 +289,7 @@ class Autopilot(RuleBasedStateMachine):
         for disk in self.site.disks.values():
             disk.heal()
         self.site.intake.flush(1)
+        self.site.recover()
         quiet = 0
         for turn in range(60):
             self.site.now += (2, 140, 700, 4000)[turn % 4]
