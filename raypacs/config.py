@@ -379,6 +379,13 @@ class Settings(_Strict):
     rules: tuple[ArrivalRule, ...] = Field(
         default=(), description="`[[rules]]`: what is done with studies by DICOM attributes."
     )
+    statistics_tier: str = Field(
+        default="",
+        description="Tier that statistics are written to as Parquet, below `statistics/`: any of "
+        "raypacs' own that takes new objects; a library or image tier on a NAS or S3 is seen by "
+        "all. Default: the folder `stats` in the data folder of the master's node. See "
+        "[statistics.md](statistics.md).",
+    )
     max_instance_bytes: int = Field(
         default=4 * 1024**3,
         ge=1024,
@@ -391,6 +398,16 @@ class Settings(_Strict):
         description="Binary values longer than this become BulkDataURI in metadata (PS3.18 F.2.2). "
         "Default 1024 bytes.",
     )
+
+    @model_validator(mode="after")
+    def _statistics(self) -> Settings:
+        name = self.statistics_tier
+        if name and not any(tier.name == name and tier.takes_new for tier in self.tiers):
+            raise ValueError(
+                f"statistics_tier: {name!r} is no tier that takes new objects: name another, or "
+                "none, before it is drained or removed"
+            )
+        return self
 
     @model_validator(mode="after")
     def _arrival(self, info: ValidationInfo) -> Settings:

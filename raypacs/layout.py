@@ -21,6 +21,7 @@ Library tier::
 
 Every tier::
 
+    statistics/{stream}/day={yyyy-mm-dd}/*.parquet on the tier that ``statistics_tier`` names
     probes/{token}                                 written, read and deleted by `tier check`
     site/{site}.json                               marker of the site that the tier belongs to
     erased/{hash}.{milliseconds}.json              a study that was erased, and when
@@ -41,6 +42,7 @@ SITE_MARKERS = "site/"
 TOMBSTONES = "erased/"
 ATTEMPTS = "attempts/"
 PROBES = "probes/"
+STATISTICS = "statistics/"
 _UID = re.compile(r"[0-9.]{1,64}")
 _OBJECT = re.compile(
     r"""(studies/[0-9.]+/[0-9.]+/([0-9.]+\.)?[0-9a-f]+\.(dcm|manifest|pack|hdr|zip)
@@ -48,6 +50,7 @@ _OBJECT = re.compile(
     |quarantine/[0-9]{8}/[0-9a-f]+\.(dcm|json)
     |attempts/[0-9a-f]+/.+
     |probes/[0-9a-f]+
+    |statistics/[a-z]+/day=[0-9-]+/[0-9a-z.-]+\.parquet
     |adoptions/[0-9a-f]+\.jsonl\.gz
     |erased/[0-9a-f]{64}\.[0-9]+\.json
     |intake/.+|site/.+\.json|epochs/[0-9]+\.[0-9]+\.json)""",
@@ -134,6 +137,11 @@ def intake_marker(boot: str, marked: str) -> str:
 def probe(token: str) -> str:
     """Path of an object that only tells if a tier can be written."""
     return f"{PROBES}{token}"
+
+
+def statistics(name: str) -> str:
+    """Path of a file of statistics (``events/day=YYYY-MM-DD/...parquet``)."""
+    return f"{STATISTICS}{name}"
 
 
 def pack(study_uid: str, series_uid: str, token: str) -> str:

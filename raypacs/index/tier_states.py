@@ -13,7 +13,10 @@ from raypacs.index.schema import copy_totals
 from raypacs.policy.holding import UNARCHIVED
 from raypacs.policy.levels import thresholds_of
 
-_FIGURES = ("hours_p10", "hours_p50", "hours_p90", "amber_bytes", "red_bytes")
+_FIGURES = (
+    *("hours_p10", "hours_p50", "hours_p90"),
+    *("amber_bytes", "red_bytes", "evictable_hours"),
+)
 
 
 def states(conn: sa.Connection, now: float) -> list[dict[str, Any]]:

@@ -81,10 +81,10 @@ class TieringReader:
         with self._engine.connect() as conn:
             return known_objects.of_study(conn, study_uid)
 
-    def tier_states(self) -> list[dict[str, Any]]:
+    def tier_states(self, now: float | None = None) -> list[dict[str, Any]]:
         """Return each tier with account, thresholds, level, forecast (``tier_states.states``)."""
         with self._engine.connect() as conn:
-            return tier_states.states(conn, time.time())
+            return tier_states.states(conn, time.time() if now is None else now)
 
     def recounted(self) -> dict[str, tuple[int, int]]:
         """Return (bytes by the ledger, bytes by the count) of every tier, as of one moment."""

@@ -14,6 +14,7 @@ from raypacs.index.reader import IndexReader
 from raypacs.index.writer import IndexWriter
 from raypacs.master.polls import Polls
 from raypacs.master.roll import Roll
+from raypacs.storage.filed import Files
 from raypacs.upkeep import TierSet
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class Due:
     nodes_s: float = 0.0
     marks_s: float = 0.0
     stats_s: float = 0.0
+    merge_s: float = 0.0
     parts_s: float = 0.0
     sampled_hour_s: int = 0
     items_s: float = 0.0
@@ -115,6 +117,10 @@ class MasterBase:
 
     def order_restore(self, study_uid: str, priority: str = "stat", who: str = "") -> Any:
         """Bring a study back from a library."""
+        raise NotImplementedError
+
+    def _stats_files(self) -> Files:
+        """Return where statistics lie. Raises TierUnavailable."""
         raise NotImplementedError
 
     @property

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raypacs import process, stats
+from raypacs import process
 from raypacs.config import Settings, TierSettings, default_tiers
 from raypacs.errors import NotFound, StaleEpoch, StudySealed, TierUnavailable
 from raypacs.index.engine import migrate, open_engine
@@ -29,8 +29,7 @@ from raypacs.master.polls import Polls
 from raypacs.master.queueing import QueueEvents
 from raypacs.master.roll import Roll
 from raypacs.master.sealing import SealDuties
-from raypacs.policy.forecast import hour_of
-from raypacs.policy.queue import WAITING, State
+from raypacs.master.statistics import StatisticsDuties
 from raypacs.records import AsideRecord, InstanceRecord, Lease, Outcome, Registered
 from raypacs.storage.late import PATIENCE_S, Guard
 from raypacs.storage.tier import Tier, open_tier
@@ -41,7 +40,6 @@ log = logging.getLogger(__name__)
 STATS_EVERY_S = 30.0
 # Longer than any caller repeats a call whose answer was lost.
 DELETED_LATELY_S = 300.0
-STATS_ROWS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,9 @@ class Ticked:
     deleted_objects: int = 0
 
 
-class Master(QueueEvents, NodeEvents, AdoptEvents, Autopilot, SealDuties, TierDuties):
+class Master(
+    StatisticsDuties, QueueEvents, NodeEvents, AdoptEvents, Autopilot, SealDuties, TierDuties
+):
     """Claims the next epoch in its constructor and answers events under it.
 
     Every method but ``status`` and ``settings`` may raise StaleEpoch. Thread-safe, save ``tick``
@@ -250,6 +250,7 @@ class Master(QueueEvents, NodeEvents, AdoptEvents, Autopilot, SealDuties, TierDu
             # One batch a tick: after a rush the rest can wait, events cannot.
             more = self._flush_stats(now)
             self._due.stats_s = now if more else now + STATS_EVERY_S
+        self._merge_stats(now)
         return Ticked(enqueued, tuple(expired), swept, deleted)
 
     def close(self) -> None:
@@ -266,34 +267,3 @@ class Master(QueueEvents, NodeEvents, AdoptEvents, Autopilot, SealDuties, TierDu
         finally:
             self._reader.close()
             self._engine.dispose()
-
-    # Statistics
-
-    def _sample(self, now: float) -> None:
-        hour = hour_of(now)
-        if hour > self._due.sampled_hour_s:
-            self._writer.sample(hour, self._samples(now), now)
-            self._due.sampled_hour_s = hour
-
-    def _samples(self, now: float) -> list[dict[str, Any]]:
-        found = self._reader.status(now)
-        states: dict[str, int] = {}
-        for counts in found["queue"].values():
-            for state, count in counts.items():
-                states[state] = states.get(state, 0) + count
-        queue = {
-            "waiting": sum(states.get(state, 0) for state in WAITING),
-            "running": states.get(State.IN_PROCESS, 0),
-        }
-        return [
-            {**tier, **(tier["fill_rate"] or {}), "tier": tier["name"], **queue}
-            for tier in found["tiers"]
-        ]
-
-    def _flush_stats(self, now: float) -> bool:
-        """Write a batch of the statistics that wait; say whether there may be more."""
-        rows = self._writer.outbox(now, STATS_ROWS)
-        if rows:
-            stats.append(self._stats_dir, rows, self._writer.site_secret())
-            self._writer.outbox_written(rows, now)
-        return len(rows) >= STATS_ROWS

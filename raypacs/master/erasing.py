@@ -184,7 +184,7 @@ class EraseEvents(SealDuties):
         secret = self._writer.site_secret()
         keys = [stats.pseudonym(uid, secret) for uid in self._reader.erasure_uids(number)]
         after, rows, files = stats.erase(
-            self._stats_dir, keys, after=told["after"], most_files=FILES_AT_ONCE
+            self._stats_files(), keys, after=told["after"], most_files=FILES_AT_ONCE
         )
         told = {"files": told["files"] + files, "rows": told["rows"] + rows, "after": after}
         if after:
