@@ -79,6 +79,19 @@ class StudyReader:
                 raise NotFound(f"no study {study_uid}", study_uid=study_uid)
         return arrival.explained(current, known, now)
 
+    def explain_described(self, described: dict[str, Any], now: float) -> dict[str, Any]:
+        """Return what becomes of every rule for a study that need not be stored.
+
+        ``described``: study, series, source, address, status, size_bytes; ``rules`` and ``sources``
+        as in the settings (None: those in force).
+
+        Raises:
+            ConfigError: a rule or source is wrong.
+        """
+        with self._engine.connect() as conn:
+            current = settings.read(conn)[1]
+        return arrival.explained_of(current, described, now)
+
     def deletes_by_rule(
         self, now: float, after: tuple[float, str], limit: int
     ) -> list[tuple[float, str]]:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from raypacs.autopilot.arrival import ANY_ORIGIN, Origin, source_of
 from raypacs.autopilot.conditions import KEYS, OWN_KEYS, SERIES_KEYS, holds
 from raypacs.compression import CompressionRule
-from raypacs.config import ArrivalRule, Settings, SourceSettings
+from raypacs.config import ArrivalRule, Settings, SourceSettings, parse
 
 MOST_ORIGINS = 20
 _DAY_S = 86400.0
@@ -126,6 +126,32 @@ def explained(settings: Settings, facts: Facts, now: float) -> dict[str, Any]:
         "archiving": archiving_of(facts.origins, settings.sources),
         "decided": decide(settings, facts, now).as_json(),
     }
+
+
+def explained_of(settings: Settings, described: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """Return the same for a study that need not be stored.
+
+    ``described``: study, series, source, address, status, size_bytes; ``rules`` and ``sources`` as
+    in the settings (None: those in force).
+
+    Raises:
+        ConfigError: a rule or source is wrong.
+    """
+    given: dict[str, Any] = {}
+    if described.get("rules") is not None:
+        given["rules"] = tuple(parse(ArrivalRule, one, "rules") for one in described["rules"])
+    if described.get("sources") is not None:
+        told = described["sources"]
+        given["sources"] = tuple(parse(SourceSettings, one, "sources") for one in told)
+    known = Facts(
+        study=described["study"],
+        series=described["series"],
+        origins=[(described["source"], described["address"])],
+        status=described["status"],
+        size_bytes=described["size_bytes"],
+        last_received_s=now,
+    )
+    return explained(settings.model_copy(update=given), known, now)
 
 
 def decide(settings: Settings, facts: Facts, now: float) -> Decision:
