@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,8 @@ OTHER = "1.2.4"
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[ArchivingSite]:
-    site = ArchivingSite(tmp_path / "a", f"sqlite:///{tmp_path}/a/index.sqlite", _tiers(tmp_path))
-    yield site
+def site(tmp_path: Path) -> ArchivingSite:
+    return ArchivingSite(tmp_path / "a", f"sqlite:///{tmp_path}/a/index.sqlite", _tiers(tmp_path))
 
 
 def _tiers(tmp_path: Path) -> tuple:  # type: ignore[type-arg]
