@@ -177,6 +177,20 @@ def held(conn: sa.Connection, study_uid: str) -> dict[str, int]:
     return {row[0]: int(row[1]) for row in conn.execute(query)}
 
 
+def proven_in(conn: sa.Connection, study_uid: str) -> set[str]:
+    """Return the libraries that have a proven copy of a study as it is now."""
+    query = (
+        sa.select(copies.c.tier)
+        .select_from(_COPIES)
+        .where(
+            copies.c.study_uid == study_uid,
+            copies.c.archive_proven,
+            copies.c.generation == studies.c.generation,
+        )
+    )
+    return set(conn.execute(query).scalars())
+
+
 def what_lies(conn: sa.Connection, tier: str) -> dict[str, int]:
     """Return what still lies on a tier, by kind of object; all 0: it is empty.
 

@@ -61,6 +61,11 @@ class TieringReader:
         with self._engine.connect() as conn:
             return tiering.held(conn, study_uid)
 
+    def proven_in(self, study_uid: str) -> set[str]:
+        """Return the libraries that have a proven copy of a study as it is now."""
+        with self._engine.connect() as conn:
+            return tiering.proven_in(conn, study_uid)
+
     def what_lies(self, tier: str) -> dict[str, int]:
         """Return what still lies on a tier, by kind of object (``tiering.what_lies``)."""
         with self._engine.connect() as conn:

@@ -155,14 +155,25 @@ class TierEvents(SealDuties):
 
     def _drain_web(self, tier: TierSettings, now: float) -> None:
         """Let prepared studies leave a web tier: an access prepares them again, on another."""
-        for one in self._reader.least_recent(tier.name, EVICTS_PER_LOOK):
+        for one in self._leavers(tier, now)[:EVICTS_PER_LOOK]:
             try:
                 self.evict_study(one.study_uid, f"drain of {tier.name}", tier=tier.name)
-            except RaypacsError as exc:
+            except RaypacsError as exc:  # it is pinned, or in use: asked again later
+                self._due.tiering_again_s[one.study_uid] = now + AGAIN_AFTER_S
                 log.warning("not taken out: %s", exc, extra={"study": one.study_uid})
 
-    def evict_study(self, study_uid: str, who: str = "", tier: str = "") -> Any:
+    def evict_study(self, study_uid: str, who: str = "", tier: str = "") -> int:
         """See the part that evicts."""
+        raise NotImplementedError
+
+    def purge_copy(self, study_uid: str, library: str, who: str = "") -> int:
+        """See the part that evicts."""
+        raise NotImplementedError
+
+    def order_archive(
+        self, study_uids: Iterable[str], who: str = "", libraries: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """See the part that archives."""
         raise NotImplementedError
 
     def _order_asides(self, tier: TierSettings, settings: Settings) -> int:
@@ -232,7 +243,7 @@ class TierEvents(SealDuties):
         """Seal a study and order its move; 0 where that cannot be done just now."""
         self._due.tiering_again_s[one.study_uid] = now + AGAIN_AFTER_S
         if tier.role == "library":
-            return self._copy_library(one, tier, settings)
+            return self._leave_library(one, tier)
         held = self._reader.held(one.study_uid)
         to_tier = migration.target(
             self._rooms(settings, spare=later),
@@ -249,9 +260,20 @@ class TierEvents(SealDuties):
         self._order(one.study_uid, to_tier, why, Priority.LOW, "")
         return 1
 
-    def _copy_library(self, one: Leaver, tier: TierSettings, settings: Settings) -> int:
-        """Order that a study's containers of a drained library are copied to another."""
-        return 0
+    def _leave_library(self, one: Leaver, tier: TierSettings) -> int:
+        """Let a study leave a drained library: archived to the others first, purged then."""
+        who = f"drain of {tier.name}"
+        try:
+            if self._reader.proven_in(one.study_uid) - {tier.name}:
+                self.purge_copy(one.study_uid, tier.name, who)
+                return 0
+            # From containers, where its instances lie nowhere else.
+            told = self.order_archive([one.study_uid], who)
+        except RaypacsError as exc:
+            log.warning("does not leave the library: %s", exc, extra={"study": one.study_uid})
+            return 0
+        self._due.tiering_again_s[one.study_uid] = self._clock() + LOOK_EVERY_S
+        return len(told["items"])
 
     def _next(
         self, settings: Settings, held: Mapping[str, int], leaving: Sequence[str], need_bytes: int

@@ -133,12 +133,13 @@ def _add_orders(router: APIRouter, gateway: Gateway) -> None:
         responses=_NO_TIER | _CHANGES | NO_MASTER,
     )
     def drain(name: str, body: DrainTier, request: Request) -> Row:
+        _check_drain(services, name, undo=body.undo)
+
         def change(tiers: list[Row]) -> list[Row]:
             return [
                 one | {"draining": not body.undo} if one["name"] == name else one for one in tiers
             ]
 
-        _state(services, name)
         _change(gateway, request, change)
         return _drain(services, name)
 
@@ -188,6 +189,28 @@ def _state(services: Services, name: str) -> Row:
         if tier["name"] == name:
             return dict(tier)
     raise NotFound(f"no tier {name}", tier=name)
+
+
+def _check_drain(services: Services, name: str, *, undo: bool) -> None:
+    """See that what lies on a tier can go somewhere.
+
+    Raises:
+        NotFound: no such tier.
+        ConfigError: no other tier of its role takes new objects.
+    """
+    tier = _state(services, name)
+    others = [
+        one.name
+        for one in services.settings()[1].tiers
+        if one.role == tier["role"] and one.name != name and one.takes_new
+    ]
+    if not undo and not others and not tier["adopted"]:
+        raise ConfigError(
+            f"tier {name} is the only {tier['role']} tier that takes new objects: what lies there "
+            "could go nowhere",
+            hint=f"add another with `raypacs tier add NAME URL --role {tier['role']}` first",
+            tier=name,
+        )
 
 
 def _drain(services: Services, name: str) -> Row:
