@@ -11,8 +11,10 @@ from dicom_bytes import CT, SYNTAX
 class RawSender:
     """Speaks PDUs byte by byte (PS3.8 section 9.3)."""
 
-    def __init__(self, port: int, *contexts: tuple[str, str]) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+    def __init__(self, port: int, *contexts: tuple[str, str], address: str = "") -> None:
+        """Connect, from a loopback ``address`` ('': any)."""
+        own = (address, 0) if address else None
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30, source_address=own)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         user = self._item(0x51, struct.pack(">I", 16384)) + self._item(0x52, b"1.2.3")
         body = struct.pack(">HH", 1, 0) + b"ANY".ljust(16) + b"RAW".ljust(16) + bytes(32)

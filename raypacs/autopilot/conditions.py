@@ -246,4 +246,7 @@ def holds(key: str, alternative: str, value: str | float | None) -> bool:
         return matches(alternative, str(value))
     if kind == "address":
         return within(alternative, str(value))
-    return isinstance(value, int | float) and span(kind, alternative).has(float(value))
+    try:
+        return isinstance(value, int | float) and span(kind, alternative).has(float(value))
+    except ValueError:  # an earlier version took it
+        return False

@@ -176,18 +176,19 @@ def explain(rules: Sequence[ArrivalRule], facts: Facts, now: float) -> list[Expl
     """Return what becomes of every rule, and why."""
     told: list[Explained] = []
     decided: set[str] = set()
+    routes: list[str] = []
     ended = False
     for rule in rules:
         if ended:
             told.append(Explained(rule.name, matches=False, asked=False))
             continue
         failed = tuple(failures(rule, facts, now))
-        mine = (
-            ()
-            if failed
-            else tuple(name for name in rule.says if name == "route" or name not in decided)
-        )
-        decided |= set(mine)
+        new = [one for one in rule.route if one not in routes]
+        mine = () if failed else tuple(name for name in rule.says if name not in decided)
+        mine = tuple(name for name in mine if name != "route" or new)
+        if not failed:
+            routes += new
+        decided |= set(mine) - {"route"}
         told.append(Explained(rule.name, matches=not failed, failed=failed, decides=mine))
         ended = rule.last and not failed
     return told
@@ -204,6 +205,10 @@ def _matching(rules: Iterable[ArrivalRule], facts: Facts, now: float) -> Iterato
 def failures(rule: ArrivalRule, facts: Facts, now: float) -> Iterator[str]:
     """Yield why a rule does not match a study; nothing where it does."""
     of_series: dict[str, Sequence[str]] = {}
+    for key in (*rule.when, *rule.unless):
+        if key not in KEYS:  # an earlier version took it
+            yield f"there is no key {key}"
+            return
     for key, alternatives in rule.when.items():
         if key in SERIES_KEYS:
             of_series[key] = alternatives
