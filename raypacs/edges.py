@@ -113,6 +113,7 @@ def make_intake(
         ),
         aside_known=reader.aside_known,
         known_sealed=reader.known_sealed,
+        in_library=reader.in_library,
         served=lambda study_uid, series_uid, uid: reader.served(study_uid, uid),
         checksums=lambda told: call("checksums", told),
         other_sender=lambda *sender: call("other_sender", *sender),

@@ -72,6 +72,12 @@ class RestoreUnderWay(RaypacsError):
     hint = "ask again after Retry-After; `raypacs restore` shows how far it is"
 
 
+class RestoreFailed(RestoreUnderWay):
+    """A study could not be brought back from a library, or not all of it; says why."""
+
+    hint = "`raypacs restore` tries again; `raypacs archive verify` shows what libraries have"
+
+
 class ObjectChanged(NotFound):
     """A file of an adopted archive is not the one that was adopted any more."""
 

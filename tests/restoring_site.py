@@ -14,7 +14,7 @@ import numpy as np
 
 from raypacs import edges
 from raypacs.config import TierSettings
-from raypacs.records import WorkResult
+from raypacs.records import ContainerRef, WorkResult
 from raypacs.storage.late import LateTiers
 from raypacs.web.server import HttpSpec, serve_http
 from raypacs.work.archive import ArchiveRun
@@ -201,3 +201,25 @@ class RestoringSite(MovingSite):
                 yield client
         finally:
             server.shutdown()
+
+
+def container_of(site: RestoringSite, library: str, series: str = f"{STUDY}.1") -> ContainerRef:
+    """The container of a series in a library."""
+    (found,) = [
+        one
+        for one in site.reader.containers(STUDY)
+        if one.tier == library and one.series_uid == series
+    ]
+    return found
+
+
+def damage(site: RestoringSite, ref: ContainerRef, at: int = 200) -> None:
+    """Flip a byte of a container, behind everybody's back."""
+    path = site.tier(ref.tier).local_path(ref.path)
+    assert path is not None
+    Path(path).chmod(0o644)
+    with open(path, "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from raypacs.index import evicting, restoring, sealing, settings
-from raypacs.index.schema import copies
+from raypacs.index.schema import containers, copies, series, studies
 from raypacs.records import StudyPlaces
 
 
@@ -39,6 +39,42 @@ class PlacingReader:
         """Whether instances of a study left the image tiers."""
         with self._connected() as conn:
             return restoring.is_away(conn, study_uid)
+
+    def in_library(self, study_uid: str, series_uid: str) -> bool:
+        """Whether a series left the image tiers, and a library has a sound container of it.
+
+        One of today's generation, in a copy that was proven: what is stored again is not needed.
+        """
+        query = (
+            sa.select(containers.c.path)
+            .join(studies, studies.c.study_uid == containers.c.study_uid)
+            .join(
+                series,
+                sa.and_(
+                    series.c.study_uid == containers.c.study_uid,
+                    series.c.series_uid == containers.c.series_uid,
+                ),
+            )
+            .join(
+                copies,
+                sa.and_(
+                    copies.c.study_uid == containers.c.study_uid,
+                    copies.c.tier == containers.c.tier,
+                ),
+            )
+            .where(
+                containers.c.study_uid == study_uid,
+                containers.c.series_uid == series_uid,
+                containers.c.damaged == "",
+                containers.c.generation == studies.c.generation,
+                copies.c.generation == studies.c.generation,
+                copies.c.archive_proven,
+                series.c.gone_path != "",
+                series.c.gone_path == series.c.manifest_path,
+            )
+        )
+        with self._connected() as conn:
+            return conn.execute(query.limit(1)).first() is not None
 
     def grown_away(self, limit: int) -> list[str]:
         """Return studies that grew while they were away, and for which no restore was made yet."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from raypacs.index import audit, ledger
+from raypacs.index import audit, ledger, placing, restoring
 from raypacs.index.engine import Txn, add
 from raypacs.index.schema import copies, instances, series, studies
 from raypacs.records import InstanceRecord
@@ -39,6 +39,8 @@ def relocate(txn: Txn, record: InstanceRecord, lost: tuple[str, str], *, quiet_s
         )
         .values(prepare_due_s=txn.now + quiet_s)
     )
+    if not lost[0]:
+        placing.settle(txn, record.study_uid, restoring.rows_away(txn.conn, record.study_uid))
     detail = {"sop_instance_uid": record.sop_instance_uid, "tier": record.tier, "lost": list(lost)}
     audit.record(txn, "relocated", study_uid=record.study_uid, detail=detail)
     return True
@@ -66,6 +68,8 @@ def _count_bytes(txn: Txn, record: InstanceRecord, lost: tuple[str, int]) -> Non
         (lost[0], -1, -lost[1]),
         (record.tier, 1, record.size_bytes),
     ):
+        if not tier:  # it lay nowhere but in libraries
+            continue
         copy = {
             "study_uid": record.study_uid,
             "tier": tier,

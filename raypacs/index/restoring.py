@@ -106,6 +106,11 @@ def _away(conn: sa.Connection, study_uid: str) -> dict[str, str]:
     return {row[0]: row[1] for row in conn.execute(query)}
 
 
+def rows_away(conn: sa.Connection, study_uid: str) -> int:
+    """Return how many rows of a study lie nowhere but in libraries."""
+    return len(_away(conn, study_uid))
+
+
 def _generation(conn: sa.Connection, study_uid: str) -> int:
     query = sa.select(studies.c.generation).where(studies.c.study_uid == study_uid)
     return int(conn.execute(query).scalar_one())

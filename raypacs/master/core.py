@@ -139,6 +139,9 @@ class Master(
         if served is None:
             return False
         lost = (served.record.tier, served.record.path)
+        if not lost[0]:
+            # It lies nowhere but in libraries: what was just stored need not come from there.
+            return self._writer.relocate(record, lost, self._clock())
         tier = next((tier for tier in self._tiers.reachable() if tier.name == lost[0]), None)
         try:
             if tier is None or tier.exists(lost[1]) or not self._is_there(tier):

@@ -21,6 +21,7 @@ from raypacs.errors import (
     AlreadyExists,
     RaypacsError,
     RequestRefused,
+    RestoreFailed,
     RestoreUnderWay,
     UnsupportedPixels,
 )
@@ -112,17 +113,12 @@ def _download(client: Client, uids: tuple[str, str, str], accept: str, path: Pat
             with path.open("wb") as handle:
                 for block in client.download(*uids, accept=accept):
                     handle.write(block)
-        except RestoreUnderWay as exc:
-            if not _goes_on(exc):
-                raise
+        except RestoreFailed:
+            raise
+        except RestoreUnderWay:
             time.sleep(_AGAIN_S)
         else:
             return
-
-
-def _goes_on(error: RestoreUnderWay) -> bool:
-    """Whether a restore is still on its way: one that failed does not come by waiting."""
-    return "could not be brought back" not in str(error)
 
 
 def _meta(path: Path) -> Part10:

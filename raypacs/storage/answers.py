@@ -26,7 +26,8 @@ class IntakePorts:
     Series and SOP Instance UID. ``register`` may leave out answers: those records wait.
     ``served`` answers for the same UIDs the record of the served instance; ``checksums`` is told
     the SHA-256 of such that had none, as they were adopted. ``other_sender`` is told the Study UID,
-    source and address of who sent what was known already.
+    source and address of who sent what was known already. ``in_library``: whether a series (Study
+    and Series UID) left the image tiers and a library has it, proven.
     """
 
     known: Callable[[str], tuple[str, str, str] | None]
@@ -38,6 +39,7 @@ class IntakePorts:
     served: Callable[[str, str, str], InstanceRecord | None] = lambda *uids: None
     checksums: Callable[[list[tuple[InstanceRecord, str]]], object] = lambda told: None
     other_sender: Callable[[str, str, str], object] = lambda study_uid, source, peer: None
+    in_library: Callable[[str, str], bool] = lambda study_uid, series_uid: False
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,7 +251,11 @@ class Intake:
             ) or self._ports.known(uid)
             if known is not None and not known[0]:
                 known = (self._checksum(record), *known[1:])
-            if known is not None and (known[0] != record.sha256 or self._tiers.hold(known[2])):
+            if known is not None and (
+                known[0] != record.sha256
+                or self._tiers.hold(known[2])
+                or self._ports.in_library(record.study_uid, record.series_uid)
+            ):
                 return self._again(record, parts, known[0], known[1])
             written = self._write(record, parts)
             kept = True

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from raypacs.errors import InstanceAway, NotFound, RaypacsError
 from raypacs.web import instances, overviews, problem, qido, store
-from raypacs.web.gateway import Gateway
+from raypacs.web.gateway import PARTLY, Gateway
 from raypacs.web.hot import read_accept
 from raypacs.web.multipart import TAIL, content_type, part_head
 from raypacs.web.negotiate import Choice, accepts_gzip, choose_frame, choose_plain
@@ -225,8 +225,9 @@ class _Resources:
         instances_of = self._gateway.instances
         if len(sent) > 1:
             # Before the status. One alone says itself what is wrong with it.
+            partly = PARTLY in request.scope
             sent = await asyncio.to_thread(
-                lambda: [one for one in sent if instances_of.obtainable(*one)]
+                lambda: [one for one in sent if self._can_be_had(*one, partly=partly)]
             )
         if not sent:
             raise Problem(406, f"instances cannot be had as {accept!r}", Vary="Accept")
@@ -237,7 +238,7 @@ class _Resources:
             kind = f"application/dicom; transfer-syntax={choice.transfer_syntax_uid}"
         else:
             kind = content_type("application/dicom")
-            pieces = self._parts(sent, root_url(request))
+            pieces = self._parts(sent, root_url(request), partly=PARTLY in request.scope)
         # 206: some of the instances cannot be had as asked (PS3.18 table 10.4.3-1).
         status = 200 if len(sent) == len(places) else 206
         headers = {"Vary": "Accept", "Content-Type": kind}
@@ -250,8 +251,23 @@ class _Resources:
         first = await asyncio.to_thread(next, pieces, b"")
         return StreamingResponse(streamed(first, pieces), status, headers=headers)
 
-    def _parts(self, sent: list[tuple[Place, Choice]], root: str) -> Iterator[bytes]:
-        """Yield the parts. What cannot be had after all is left out; raises if nothing can."""
+    def _can_be_had(self, place: Place, choice: Choice, *, partly: bool) -> bool:
+        instances_of = self._gateway.instances
+        try:
+            found = instances_of.obtainable(place, choice)
+            return found and (not partly or instances_of.is_there(place))
+        except InstanceAway:
+            if partly:
+                return False
+            raise
+
+    def _parts(
+        self, sent: list[tuple[Place, Choice]], root: str, *, partly: bool
+    ) -> Iterator[bytes]:
+        """Yield the parts. What cannot be had after all is left out; raises if nothing can.
+
+        Unless ``partly``, what left the image tiers is waited for by whoever is told InstanceAway.
+        """
         first = True
         failed: RaypacsError | None = None
         for place, choice in sent:
@@ -262,9 +278,9 @@ class _Resources:
             )
             try:
                 choice, pieces = self._gateway.instances.open(place, choice)
-            except InstanceAway:
-                raise
             except RaypacsError as exc:
+                if isinstance(exc, InstanceAway) and not partly:
+                    raise
                 _log.warning("instance %s is left out: %s", record.sop_instance_uid, exc)
                 failed = exc
                 continue

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from raypacs.config import Settings
+from raypacs.errors import InstanceAway, RestoreFailed
 from raypacs.web import pixels
 from raypacs.web.frames import Frames
 from raypacs.web.instances import Instances
@@ -21,6 +22,8 @@ from raypacs.web.restores import Restores
 from raypacs.web.services import Services
 
 _SETTINGS_TTL_S = 5.0
+PARTLY = "raypacs.partly"
+"""In the scope of a request: instances that are nowhere are left out of its answer."""
 
 
 @dataclass
@@ -84,7 +87,14 @@ class Gateway:
                     await self.restores.whole(study_uid, params.get("series", ""))
                 return await endpoint(request)
 
-            return await self.restores.reading(study_uid, read)
+            try:
+                return await self.restores.reading(study_uid, read)
+            except (InstanceAway, RestoreFailed):
+                if "instance" in params:
+                    raise
+                # What is lost must not keep the rest from being read.
+                request.scope[PARTLY] = True
+                return await endpoint(request)
 
         return answered
 

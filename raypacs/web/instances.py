@@ -60,7 +60,11 @@ class Instances:
     frames: Frames
 
     def obtainable(self, place: Place, choice: Choice) -> bool:
-        """Whether the instance can be had as chosen, as far as its first frame tells; blocks."""
+        """Whether the instance can be had as chosen, as far as its first frame tells; blocks.
+
+        Raises:
+            InstanceAway: its bytes are gone.
+        """
         record = place.stored.record
         if (
             choice.lenient
@@ -76,6 +80,10 @@ class Instances:
         except RaypacsError:
             return False
         return True
+
+    def is_there(self, place: Place) -> bool:
+        """Whether there are bytes of an instance in any cache; blocks."""
+        return place.pack is not None or self.frames.has_original(place)
 
     def open(self, place: Place, choice: Choice) -> tuple[Choice, Iterator[bytes]]:
         """Return what is really sent, and its pieces; the first one is made already.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from raypacs.config import Settings
-from raypacs.errors import InstanceAway, NotFound, RestoreUnderWay
+from raypacs.errors import InstanceAway, NotFound, RestoreFailed, RestoreUnderWay
 from raypacs.web.frames import Frames
 from raypacs.web.places import Place, SeriesViews
 from raypacs.web.services import Row, Services
@@ -56,6 +56,7 @@ class Restores:
         Raises:
             InstanceAway: they are in no library either.
             RestoreUnderWay: they are on their way, but not in time.
+            RestoreFailed: they, or others of the study, cannot be brought back just now.
         """
         try:
             return await read()
@@ -168,9 +169,9 @@ def _under_way(study_uid: str, item: Row) -> RestoreUnderWay:
     )
 
 
-def _failed(study_uid: str, item: Row) -> RestoreUnderWay:
+def _failed(study_uid: str, item: Row) -> RestoreFailed:
     item_id = int(item.get("item_id", 0))
-    return RestoreUnderWay(
+    return RestoreFailed(
         f"study {study_uid} could not be brought back from a library: {item.get('error', '')}",
         study_uid=study_uid,
         item_id=item_id,

@@ -305,7 +305,11 @@ def write_manifest(
     base = manifest.decode(
         find_tier(context.tiers, looked.manifest_tier).read(looked.manifest_path)
     )
-    rows = [_moved(row, changed) for row in base.rows()]
+    away = {one.sop_instance_uid for one in looked.missing} - changed.keys()
+    rows = [
+        {**row, "tier": ""} if row["sop_instance_uid"] in away else _moved(row, changed)
+        for row in base.rows()
+    ]
     data = manifest.encode(context.study_uid, looked.series_uid, rows, base.attributes)
     tier = find_tier(context.tiers, tier_name)
     path = layout.manifest(context.study_uid, looked.series_uid, context.token)

@@ -9,9 +9,17 @@ import pytest
 
 from raypacs.errors import NotFound
 from raypacs.policy.queue import Priority, State
-from raypacs.records import ContainerRef
+from raypacs.records import Outcome
 from tests.inline_tasks import InlineTasks
-from tests.restoring_site import ALL_RUNS, STUDY, RestoringSite, files, tiers_of
+from tests.restoring_site import (
+    ALL_RUNS,
+    STUDY,
+    RestoringSite,
+    container_of,
+    damage,
+    files,
+    tiers_of,
+)
 
 
 @pytest.fixture
@@ -49,27 +57,6 @@ def test_what_left_comes_back_as_it_was(site: RestoringSite) -> None:
     assert site.balanced()
     assert site.items()[0]["state"] == "COMPLETED"
     assert "restored" in [one["event"] for one in site.reader.why(STUDY)]
-
-
-def container_of(site: RestoringSite, library: str, series: str = f"{STUDY}.1") -> ContainerRef:
-    (found,) = [
-        one
-        for one in site.reader.containers(STUDY)
-        if one.tier == library and one.series_uid == series
-    ]
-    return found
-
-
-def damage(site: RestoringSite, ref: ContainerRef, at: int = 200) -> None:
-    """Flip a byte of a container, behind everybody's back."""
-    path = site.tier(ref.tier).local_path(ref.path)
-    assert path is not None
-    Path(path).chmod(0o644)
-    with open(path, "r+b") as file:
-        file.seek(at)
-        byte = file.read(1)[0]
-        file.seek(at)
-        file.write(bytes([byte ^ 1]))
 
 
 def there(site: RestoringSite) -> list[str]:
@@ -289,4 +276,58 @@ def test_new_instances_are_prepared_while_the_old_ones_are_away(quick: Restoring
     quick.work_off("RESTORE")
     quick.prepare()
     assert all(one.form for one in quick.reader.instances(STUDY))
+    assert quick.balanced()
+
+
+def test_what_no_library_has_sound_is_taken_when_it_is_sent_again(quick: RestoringSite) -> None:
+    quick.store(*files())
+    before = quick.received()
+    quick.quiet(prepared=False)
+    quick.archive()
+    quick.evict()
+    assert quick.store(files()[0]) == [Outcome.KNOWN]
+    assert not there(quick)
+    for library in ("lib1", "lib2"):
+        damage(quick, container_of(quick, library))
+    (result,) = quick.restore()
+    assert "sound in no library" in result.error
+    missing = sorted(set(before) - set(received_of(quick)))
+    assert missing
+    quick.now += 600
+    assert quick.store(*files()).count(Outcome.STORED) == len(missing)
+    assert received_of(quick) == before.keys()
+    assert {uid: data for uid, (_, data) in quick.received().items()} == {
+        uid: data for uid, (_, data) in before.items()
+    }
+    assert not quick.reader.is_away(STUDY)
+    assert quick.balanced()
+
+
+def received_of(site: RestoringSite) -> set[str]:
+    """SOP Instance UIDs of what can be read."""
+    found = set()
+    for one in site.reader.instances(STUDY):
+        try:
+            site.tier(one.record.tier).read(one.record.path)
+            found.add(one.record.sop_instance_uid)
+        except (NotFound, StopIteration):
+            continue
+    return found
+
+
+def test_what_left_both_caches_is_prepared_again_once_it_is_back(quick: RestoringSite) -> None:
+    quick.store(*files())
+    quick.quiet(prepared=True)
+    quick.archive()
+    quick.evict()
+    quick.master.evict_study(STUDY, "test", "web1")
+    quick.let_go()
+    assert not quick.reader.packs(STUDY)
+    quick.restore()
+    for _ in range(10):
+        quick.now += 5
+        quick.master.tick()
+    quick.prepare()
+    assert len(quick.reader.packs(STUDY)) == 2
+    assert len(quick.received()) == 6
     assert quick.balanced()

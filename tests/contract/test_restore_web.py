@@ -13,7 +13,14 @@ import pytest
 
 from raypacs.autopilot.moving import RestoreSettings
 from raypacs.policy.queue import Priority
-from tests.restoring_site import STUDY, RestoringSite, files, tiers_of
+from tests.restoring_site import (
+    STUDY,
+    RestoringSite,
+    container_of,
+    damage,
+    files,
+    tiers_of,
+)
 
 ROOT = f"/dicom-web/studies/{STUDY}"
 ONE = f"{ROOT}/series/{STUDY}.1/instances/{STUDY}.1.2"
@@ -178,3 +185,18 @@ def test_availability_is_told_in_searches(site: RestoringSite) -> None:
         assert told(client) == {"NEARLINE"}
         site.restore()
         assert told(client) == {"ONLINE"}
+
+
+def test_what_is_lost_does_not_keep_the_rest_from_being_read(quick: RestoringSite) -> None:
+    quick.away()
+    for library in ("lib1", "lib2"):
+        damage(quick, container_of(quick, library))
+    with quick.working(), quick.serving() as client:
+        answer = client.get(ROOT, headers=DICOM)
+        assert answer.status_code == 206
+        assert answer.content.count(b"DICM") == 5
+        lost = client.get(f"{ROOT}/series/{STUDY}.1/instances/{STUDY}.1.1/metadata")
+        assert lost.status_code == 503
+        assert lost.json()["kind"] == "RestoreFailed"
+        assert "sound in no library" in lost.json()["detail"]
+        assert client.get(f"{ONE}/metadata").status_code == 200

@@ -19,7 +19,7 @@ from raypacs.errors import (
     RaypacsError,
     UnsupportedPixels,
 )
-from raypacs.web.gateway import Gateway
+from raypacs.web.gateway import PARTLY, Gateway
 from raypacs.web.hot import read_accept
 from raypacs.web.multipart import TAIL, content_type, part_head
 from raypacs.web.places import Place
@@ -149,22 +149,27 @@ class _Pictures:
             headers["ETag"] = tag
         if request.method == "HEAD":
             return StreamingResponse(iter(()), status, headers=headers)
-        pieces = self._parts(shown, wanted, root_url(request))
+        pieces = self._parts(shown, wanted, root_url(request), partly=PARTLY in request.scope)
         # The first before the status: if nothing can be shown, it becomes a problem.
         first = await asyncio.to_thread(next, pieces, b"")
         return StreamingResponse(streamed(first, pieces), status, headers=headers)
 
-    def _parts(self, shots: list[_Shot], wanted: Wanted, root: str) -> Iterator[bytes]:
-        """Yield the parts. What cannot be shown after all is left out; raises if nothing can."""
+    def _parts(
+        self, shots: list[_Shot], wanted: Wanted, root: str, *, partly: bool
+    ) -> Iterator[bytes]:
+        """Yield the parts. What cannot be shown after all is left out; raises if nothing can.
+
+        Unless ``partly``, what left the image tiers is waited for by whoever is told InstanceAway.
+        """
         first = True
         failed: RaypacsError | None = None
         for shot in shots:
             record = shot.place.stored.record
             try:
                 picture = self._picture(shot, wanted)
-            except InstanceAway:
-                raise
             except RaypacsError as exc:
+                if isinstance(exc, InstanceAway) and not partly:
+                    raise
                 _log.warning("picture of %s is left out: %s", record.sop_instance_uid, exc)
                 failed = exc
                 continue
