@@ -72,7 +72,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
 def document() -> str:
     """Return the whole document."""
     parts = [INTRODUCTION]
-    for title, model in SECTIONS:
+    for title, model in (*SECTIONS, *_nested(Settings, {model for _, model in SECTIONS})):
         parts.append(
             f"\n## {title}\n\n| setting | type | meaning, default, reason |\n|---|---|---|"
         )
@@ -83,16 +83,49 @@ def document() -> str:
     return "".join([*parts, EXAMPLES])
 
 
+def _nested(
+    model: type[BaseModel], seen: set[type[BaseModel]], path: str = ""
+) -> list[tuple[str, type[BaseModel]]]:
+    """Return a section for every table below a model that has none yet."""
+    found: list[tuple[str, type[BaseModel]]] = []
+    for name, field in model.model_fields.items():
+        for inner in _models(field.annotation):
+            where = f"{path}.{name}" if path else name
+            if inner not in seen:
+                seen.add(inner)
+                is_list = typing.get_origin(field.annotation) is tuple
+                table = f"[[{where}]]" if is_list else f"[{where}]"
+                found.append((f"Settings: `{table}`", inner))
+                found += _nested(inner, seen, where)
+    return found
+
+
+def _models(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [one for inner in typing.get_args(annotation) for one in _models(inner)]
+
+
 def _kind(field: FieldInfo) -> str:
     annotation = field.annotation
     if typing.get_origin(annotation) is tuple:
         return f"list of {_name(typing.get_args(annotation)[0])}"
+    given = [one for one in typing.get_args(annotation) if one is not type(None)]
+    if type(None) in typing.get_args(annotation) and len(given) == 1:
+        return f"{_name(given[0])}{_range(field)}, or left out"
     return _name(annotation) + _range(field)
 
 
 def _name(annotation: object) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return ", ".join(f"`{value}`" for value in typing.get_args(annotation))
+    given = typing.get_args(annotation)
+    if typing.get_origin(annotation) is tuple:
+        return f"list of {_name(given[0])}"
+    if typing.get_origin(annotation) is dict:
+        return "table"
+    if len(given) > 1:
+        return " or ".join(_name(one) for one in given if one is not type(None))
     names = {str: "text", int: "whole number", float: "number", bool: "true, false", Path: "path"}
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "tables, see below"
