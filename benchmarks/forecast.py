@@ -1,6 +1,6 @@
 """Back-test of the forecast: how wrong are the predicted hours to a threshold, how sure is it.
 
-26 weeks of arrivals of five synthetic sites on which the forecast was not developed
+26 weeks of arrivals of six synthetic sites on which the forecast was not developed
 (``traces.HELD_OUT``). From week 6 on, at times that walk through all hours of the week, three
 thresholds are set such that they are reached exactly 4, 12 and 48 hours later, without eviction;
 times at which nothing arrives in the last of these hours are left out, as the threshold was reached
@@ -28,7 +28,7 @@ from raypacs.policy.forecast import HOUR_S, HourlyIntake
 from raypacs.policy.forecasting import forecast
 
 NAME = "forecast"
-DESCRIPTION = "hours to a threshold, back-tested over 26 weeks of five sites, beside plain rates"
+DESCRIPTION = "hours to a threshold, back-tested over 26 weeks of six sites, beside plain rates"
 
 HORIZONS = (4, 12, 48)
 _WEEKS = 26

@@ -12,7 +12,7 @@ Nothing here is taken from a real site. docs/forecast.md describes the parameter
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -53,6 +53,8 @@ class Modality:
     sunday: float = 0.2
     from_week: float = 0.0
     """Not in use before."""
+    hours_later: int = 0
+    """Of another time zone than the site: by so many hours."""
 
 
 RADIOGRAPHY = Modality("CR", 0.50, 2, 15 * MB, 0.5, "emergency", 0.55, 0.45)
@@ -177,7 +179,7 @@ def _local(first_s: int, hours: int, time_zone: str) -> list[datetime]:
 def _shape(site: Site, modality: Modality, local: Sequence[datetime]) -> np.ndarray:
     """Return the part of a weekday's studies that each hour has."""
     shape = np.array(SHAPES[modality.shape], float)
-    shape /= shape.sum()
+    shape = np.roll(shape / shape.sum(), modality.hours_later)
     sunday = modality.sunday * site.holiday_factor
     days = (*site.weekdays, modality.saturday, modality.sunday)
     holidays = frozenset(site.holidays)
@@ -257,6 +259,7 @@ TUNING: tuple[Site, ...] = (
 )
 """Sites on which the forecast was developed."""
 
+_ABROAD = tuple(replace(one, share=one.share / 2, hours_later=-6) for one in HOSPITAL)
 _FIVE = (
     Modality("CT", 0.4, 500, 300 * MB, 0.6, "office", 0.0, 0.0),
     Modality("CR", 0.6, 2, 25 * MB, 0.4, "office", 0.0, 0.0),
@@ -276,8 +279,21 @@ HELD_OUT: tuple[Site, ...] = (
         start=_stage(date(2025, 3, 10)),
     ),
     Site(
-        "county hospital",
-        250,
+        "teleradiology over three time zones",
+        3000,
+        (*HOSPITAL, *(replace(one, hours_later=3) for one in HOSPITAL), *_ABROAD),
+        time_zone="America/New_York",
+        holidays=_AMERICAN,
+        growth_a_week=0.008,
+        outage_week=9.6,
+        outage_hours=7,
+        catch_up_hours=2,
+        hour_sigma=0.08,
+        start=_stage(date(2025, 3, 3)),
+    ),
+    Site(
+        "city hospital",
+        450,
         time_zone="America/Chicago",
         holidays=_AMERICAN,
         growth_a_week=-0.003,

@@ -30,13 +30,14 @@ LEAST_BUSY_HOURS = 24
 """Hours with intake; fewer say nothing of hours of the week."""
 KEPT_HOURS = (WEEKS + 8) * WEEK
 _AHEAD_WEEKS = 9
-_QUANTILES = (0.09, 0.5, 0.91)
+_TAILS = ((12, 48), (0.09, 0.07))
+"""Hours ahead, and the part left out on each side there: less where earlier paths overlap more."""
 _DAYS_BACK = 84
 _AROUND = 1
-_WINDOWS = (3, 8, 24, 2 * WEEK)
+_WINDOWS = (1, 4, 24, 2 * WEEK)
 _HORIZONS = (4, 12, 48)
-_FIRST_GUESS = np.array([[0.10, 0.12, 0.05, 0.6], [0.06, 0.08, 0.05, 0.6], [0.02, 0.02, 0.02, 0.6]])
-_TRUST = 60.0
+_FIRST_GUESS = np.array([[0.10, 0.12, 0.05, 1.0], [0.06, 0.08, 0.05, 1.0], [0.02, 0.02, 0.02, 1.0]])
+_TRUST = 300.0
 _WIDTH = 0.7
 
 
@@ -197,7 +198,8 @@ class _Paths:
         late = ~np.isfinite(hours)
         if late.any():
             hours[late] = _later(grown + extra, at, reach, need, paths[late, -1], ratio[late, -1])
-        low, half, high = _quantiles(hours, weight, _QUANTILES)
+        tail = float(np.interp(guess, *_TAILS))
+        low, half, high = _quantiles(hours, weight, (tail, 0.5, 1 - tail))
         ahead = tuple(zip(at[1:].tolist(), (grown + extra)[1:].tolist(), strict=True))
         return Forecast(low, half, high, SEASONAL, "", ahead)
 
@@ -233,7 +235,7 @@ class _Paths:
             usual = self._usual[origins + horizon] - self._usual[origins] + least
             error = np.clip(np.log(came / usual), -1.0, 1.0)
             found.append(np.linalg.solve(square + trust, known.T @ error + trust @ guess))
-        return np.clip(np.array(found), -0.2, 1.0)
+        return np.clip(np.array(found), -0.3, 1.5)
 
     def _adjust(self, origins: npt.NDArray[np.int64], hours: npt.NDArray[np.int64]) -> Floats:
         """Return the logarithm of the level by origin and hour ahead."""
