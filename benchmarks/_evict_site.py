@@ -29,18 +29,19 @@ STUDY_BYTES = 250_000_000
 NOW = sites.NOW
 _ROOT = "1.2.826.0.1.3680043.9.7433.5"
 _TOKEN = "0123456789abcdef"
+# The order of access is another one than that of arrival: ``r`` is a study's place in it.
+_STRIDE = 7919
 
-_HALF = "n < {half}"
 _STUDIES = f"""
 INSERT INTO studies (study_uid, patient_id, patient_name_folded, study_date, accession_number,
   attributes, state, generation, series_count, instance_count, size_bytes, prepared_count,
   created_s, last_received_s, prepared_s, accessed_s, modalities, source, sealed_s, list_no,
   pinned_until_s)
 SELECT '{_ROOT}.' || n, 'P' || n, 'generated', '20240101', 'A' || n, '{{{{}}}}', 'prepared', 1,
-  {SERIES}, {INSTANCES}, {STUDY_BYTES}, {INSTANCES}, {NOW} - ({{count}} - n) * 60.0,
-  {NOW} - ({{count}} - n) * 60.0, {NOW} - ({{count}} - n) * 60.0, {NOW} - ({{count}} - n) * 60.0,
-  '\\CT\\', 'CT1', {NOW} - ({{count}} - n) * 60.0, n + 1,
-  CASE WHEN n < {{half}} AND n % 4 = 3 THEN {NOW} + 1e9 ELSE 0 END
+  {SERIES}, {INSTANCES}, {STUDY_BYTES}, {INSTANCES}, {NOW} - ({{count}} - r) * 60.0,
+  {NOW} - ({{count}} - r) * 60.0, {NOW} - ({{count}} - r) * 60.0, {NOW} - ({{count}} - r) * 60.0,
+  '\\CT\\', 'CT1', {NOW} - ({{count}} - r) * 60.0, n + 1,
+  CASE WHEN r < {{half}} AND n % 4 = 3 THEN {NOW} + 1e9 ELSE 0 END
 FROM seq
 """
 _SERIES = f"""
@@ -55,16 +56,16 @@ _COPIES = f"""
 INSERT INTO copies (study_uid, tier, objects, size_bytes, generation, archive_proven, created_s,
   accessed_s, hold)
 SELECT '{_ROOT}.' || n, 'image' || (1 + n % 2), {INSTANCES}, {STUDY_BYTES}, 1, FALSE, 1.0,
-  {NOW} - ({{count}} - n) * 60.0,
-  CASE WHEN n >= {{half}} OR n % 2 = 0 THEN '' WHEN n % 4 = 3 THEN 'pinned' ELSE 'unarchived' END
+  {NOW} - ({{count}} - r) * 60.0,
+  CASE WHEN r >= {{half}} OR n % 2 = 0 THEN '' WHEN n % 4 = 3 THEN 'pinned' ELSE 'unarchived' END
 FROM seq
 """
-_PROVEN = "NOT (n < {half} AND n % 4 = 1)"
+_PROVEN = "NOT (r < {half} AND n % 4 = 1)"
 _LIBRARY = f"""
 INSERT INTO copies (study_uid, tier, objects, size_bytes, generation, archive_proven, created_s,
   accessed_s, hold)
 SELECT '{_ROOT}.' || n, 'lib1', {SERIES}, {STUDY_BYTES}, 1, TRUE, 1.0,
-  {NOW} - ({{count}} - n) * 60.0, 'library' FROM seq WHERE {_PROVEN}
+  {NOW} - ({{count}} - r) * 60.0, 'library' FROM seq WHERE {_PROVEN}
 """
 _CONTAINERS = f"""
 INSERT INTO containers (tier, path, study_uid, series_uid, token, form, sha256, size_bytes,
@@ -161,7 +162,8 @@ def _fill(url: str, count: int) -> None:
         with engine.begin() as conn:
             for statement in (
                 "SET LOCAL synchronous_commit = off",
-                f"CREATE TEMP TABLE seq AS SELECT generate_series(0, {count - 1}) AS n",
+                f"CREATE TEMP TABLE seq AS SELECT n, n * {_STRIDE} % {count} AS r "
+                f"FROM generate_series(0::bigint, {count - 1}) AS n",
                 "CREATE TEMP TABLE parts AS SELECT generate_series(1, 4) AS k",
                 *statements,
                 "DROP TABLE seq, parts",
@@ -183,10 +185,10 @@ def _fill_sqlite(path: str, count: int, statements: list[str]) -> None:
         connection.execute(f"PRAGMA {pragma}")
     for statement in (
         "BEGIN",
-        "CREATE TEMP TABLE seq (n INTEGER PRIMARY KEY)",
+        "CREATE TEMP TABLE seq (n INTEGER PRIMARY KEY, r INTEGER)",
         "CREATE TEMP TABLE parts (k INTEGER)",
         f"WITH RECURSIVE r(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM r WHERE n < {count - 1}) "
-        "INSERT INTO seq SELECT n FROM r",
+        f"INSERT INTO seq SELECT n, n * {_STRIDE} % {count} FROM r",
         "INSERT INTO parts VALUES (1), (2), (3), (4)",
         *statements,
         "COMMIT",

@@ -78,18 +78,18 @@ class DeleteDuties(TierDuties):
     # What manifests list
 
     def _delete_listed(self, tier: Tier, now: float, until_s: float) -> int:
-        due = self._reader.listed_due(tier.name, now, LISTS_AT_ONCE)
-        if not due or not self._may_delete_on(tier):
-            return 0
-        fresh = dict.fromkeys(one.study_uid for one in due if not one.begun_s)
-        begun = set(self._writer.begin_listed(fresh, now))
         count = 0
-        for one in due:
-            if not one.begun_s and one.intent_id not in begun:
-                continue  # taken back
-            if count and time.monotonic() > until_s:
+        while due := self._reader.listed_due(tier.name, now, LISTS_AT_ONCE):
+            if not self._may_delete_on(tier):
                 break
-            count += self._delete_list(tier, one, now, until_s)
+            fresh = dict.fromkeys(one.study_uid for one in due if not one.begun_s)
+            begun = set(self._writer.begin_listed(fresh, now)) if fresh else set()
+            for one in due:
+                if not one.begun_s and one.intent_id not in begun:
+                    continue  # taken back
+                count += self._delete_list(tier, one, now, until_s)
+                if time.monotonic() > until_s:
+                    return count
         return count
 
     def _delete_list(self, tier: Tier, one: ListedIntent, now: float, until_s: float) -> int:
@@ -104,7 +104,9 @@ class DeleteDuties(TierDuties):
             return 0
         start = self._due.listed_at.get(one.intent_id, 0)
         while start < len(paths):
-            delete(tier, paths[start : start + OBJECTS_AT_ONCE], self._still_ours)
+            # Asked once for some: what was begun goes, whoever is master.
+            self._still_ours()
+            delete(tier, paths[start : start + OBJECTS_AT_ONCE], _begun)
             start += OBJECTS_AT_ONCE
             self._due.listed_at[one.intent_id] = start
             if time.monotonic() > until_s:
@@ -146,6 +148,10 @@ class DeleteDuties(TierDuties):
         if found is None:
             raise TierUnavailable(f"tier {name} cannot be reached", tier=name)
         return found
+
+
+def _begun() -> None:
+    """Nothing is asked: the intents were begun, which no master takes back."""
 
 
 def _prune(tier: Tier, paths: Iterable[str]) -> None:
