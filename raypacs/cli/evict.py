@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -39,7 +38,8 @@ def evict(
     if study:
         ours = [one for one in plan["evictions"] if one["study_uid"] == study]
         plan = {**plan, "evictions": ours}
-    session.emit(plan, Group(_caches(plan), _studies(plan)))
+    session.people.print(_caches(plan))
+    session.emit(plan, _studies(plan))
 
 
 def _caches(plan: dict[str, Any]) -> Table:
