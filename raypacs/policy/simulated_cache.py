@@ -17,7 +17,7 @@ from raypacs.policy import caches, eviction
 from raypacs.policy.caching import Order
 from raypacs.policy.eviction import Candidate
 from raypacs.policy.forecast import HOUR_S, HourlyIntake, fill_rate, hours_left
-from raypacs.policy.forecasting import Forecast, forecast_hours
+from raypacs.policy.forecasting import KEPT_HOURS, Forecast, forecast_hours
 from raypacs.policy.levels import Hours, Level
 from raypacs.policy.load import Ints
 
@@ -81,7 +81,9 @@ class Cache:
         self.level = Level.GREEN
         self.changes: list[tuple[float, Level]] = []
         self.history: list[HourlyIntake] = []  # hours that are over, quiet ones as well
-        self._taken: list[float] = []  # bytes of each of them
+        self._taken = np.zeros(1)  # bytes of each of them, and room for more
+        self._busiest = 0.0
+        self._busiest_s = -1.0
         self.forecast: Forecast | None = None
         self.found: caches.Judged | None = None
         self.track = Track()
@@ -116,7 +118,7 @@ class Cache:
     def begin(self, history: Sequence[HourlyIntake]) -> None:
         """Take hours before the start, without gaps, oldest first."""
         self.history = list(history)
-        self._taken = [float(one.filled_bytes) for one in history]
+        self._taken = np.array([float(one.filled_bytes) for one in history] or [0.0])
 
     def start_counting(self) -> None:
         """Forget what was counted; what the cache holds and how it stands remains."""
@@ -139,12 +141,35 @@ class Cache:
         self._forecast_s = now
         recent = self.history[-_PLAIN_HOURS:]
         self._plain = hours_left(self.available_bytes, fill_rate(recent, now))
-        begun = self._hour[0]
-        first_s = begun - HOUR_S * len(self._taken)
-        taken = np.array([*self._taken, self._hour[3] + self._hour[4]], dtype=np.float64)
+        over = len(self.history)
+        first = max(0, over - KEPT_HOURS)
+        taken = self._taken[first : over + 1].copy()
+        if len(taken) == over - first:
+            taken = np.append(taken, 0.0)
+        taken[-1] = self._hour[3] + self._hour[4]
+        first_s = self._hour[0] - HOUR_S * (over - first)
         self.forecast = forecast_hours(
             first_s, taken, now, self.available_bytes, time_zone=time_zone
         )
+
+    def is_far(self, now: float, hours: float) -> bool:
+        """Whether there is more than twice the room that was ever filled in so many hours.
+
+        No forecast comes near a level then. For comparisons only: raypacs itself always looks.
+        """
+        self._close_hours(now)
+        if now - self._busiest_s >= 24 * HOUR_S:
+            self._busiest_s = now
+            sums = np.concatenate(([0.0], np.cumsum(self._taken[: len(self.history)])))
+            span = min(len(sums) - 1, int(hours * 1.1) + 1)
+            self._busiest = float(np.max(sums[span:] - sums[: len(sums) - span], initial=0.0))
+        is_far = self._busiest > 0 and self.available_bytes > 2 * self._busiest
+        if is_far:
+            self.forecast, self.found, self._plain = None, None, None
+            if self.level is not Level.GREEN or not self.changes:
+                self.changes.append((now, Level.GREEN))
+            self.level = Level.GREEN
+        return is_far
 
     def judge(self, now: float, hours: Hours, unarchived_bytes: int, *, is_night: bool) -> None:
         """Set the level by the forecast, as the master does."""
@@ -258,7 +283,9 @@ class Cache:
         while begun < hour:
             over = HourlyIntake(begun, *self._hour[1:])
             self.history.append(over)
-            self._taken.append(float(over.filled_bytes))
+            if len(self.history) >= len(self._taken):
+                self._taken = np.concatenate((self._taken, np.zeros(len(self._taken) + 1000)))
+            self._taken[len(self.history) - 1] = over.filled_bytes
             begun += HOUR_S
             self._hour = [begun, 0, 0, 0, 0]
 

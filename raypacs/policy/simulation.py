@@ -123,7 +123,10 @@ class _Run:
         self.begin_s = self._begin_s()
         self.next_study = int(np.searchsorted(load.arrived_s, self.begin_s))
         self.next_read = int(np.searchsorted(load.read_s, self.begin_s))
-        self.is_night = False
+        window_ = scenario.archive
+        self.is_night = window.is_open(
+            self.begin_s, window_.window_start, window_.window_end, window_.time_zone
+        )
         self.last_of = self._last_studies() if scenario.prefetch else {}
         self._begin()
 
@@ -321,9 +324,6 @@ class _Run:
         scenario, waiting = self.scenario, self.pending
         settings = scenario.archive
         begun = now - scenario.step_s
-        self.is_night = window.is_open(
-            begun, settings.window_start, settings.window_end, settings.time_zone
-        )
         red = settings.red_opens and any(one.level is Level.RED for one in self.images)
         day = (begun - self.load.start_s) / DAY_S
         stands = any(first <= day < first + days for first, days in scenario.archive_outages)
@@ -373,10 +373,13 @@ class _Run:
         scenario = self.scenario
         settings = scenario.archive
         night = window.is_open(now, settings.window_start, settings.window_end, settings.time_zone)
+        self.is_night = night  # the archive of the next step begins with it
         hours = levels.thresholds_of(scenario.thresholds, _ANY_TIER, is_night=night)
         for cache in self.caches:
-            cache.look_ahead(now, settings.time_zone, scenario.forecast_s)
-            cache.judge(now, hours, self.unarchived_bytes, is_night=night)
+            furthest_h = max(hours.amber_h, hours.web_h)
+            if scenario.watermarks is None or not cache.is_far(now, furthest_h):
+                cache.look_ahead(now, settings.time_zone, scenario.forecast_s)
+                cache.judge(now, hours, self.unarchived_bytes, is_night=night)
             candidate = self._web_candidate if cache.role == "web" else self._candidate
             if scenario.watermarks is not None:
                 cache.evict_by_watermarks(now, scenario.watermarks, candidate, scenario.grace_s)
