@@ -131,7 +131,9 @@ def test_outputs_are_cleared_in_the_repository() -> None:
 def test_a_site_of_three_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     status = site(tmp_path, hours=72, step_s=1800)
     text, plots = execute(tmp_path, monkeypatch)
-    assert plots == 6
+    assert plots == 8
+    assert "not archived" in text
+    assert "median error" in text
     lines = {line[:24].strip(): line for line in text.splitlines()}
     # Rates are those of `raypacs status`.
     rates = [tier["fill_rate"] for tier in status["tiers"]]
