@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from raypacs.index import adopted, queue, registration, sealing, settings
+from raypacs.index import adopted, queue, registration, sealing, settings, tombstones
 from raypacs.index.items import current, find, waiting_id, write
 from raypacs.index.queue import Wish
 from raypacs.index.writing import Writing
@@ -39,20 +39,28 @@ class AdoptWrites(Writing):
         """Register instances of an adopted tier; answers in their order.
 
         ``prepare``: their studies become due, as received ones do; else they are left as they are.
-        Those of studies that were deleted are REFUSED unless ``deleted``. A conflict is listed and
-        stays where it lies, like everything there.
+        Those of studies that were deleted are REFUSED unless ``deleted``; those that are older than
+        the erasure of their study always. A conflict is listed and stays where it lies, like
+        everything there.
 
         Raises:
             StudySealed: a study must be reopened first; nothing was registered.
         """
         with self.transaction(now, durable=True) as txn:
             refused = adopted.refused(txn, records, deleted=deleted)
-            taken = [one for one in records if (one.study_uid, one.tier) not in refused]
+            # That holds even where deleted ones are asked for.
+            erased = tombstones.refused(txn.conn, records)
+            out = {
+                one.path
+                for one in records
+                if (one.study_uid, one.tier) in refused or (one.tier, one.path) in erased
+            }
+            taken = [one for one in records if one.path not in out]
             due_s = now + settings.read(txn.conn)[1].quiet_s if prepare else None
             answers = iter(registration.register(txn, taken, holder="", due_s=due_s, adopted=True))
             return [
                 Registered(one.sop_instance_uid, one.path, Outcome.REFUSED)
-                if (one.study_uid, one.tier) in refused
+                if one.path in out
                 else next(answers)
                 for one in records
             ]

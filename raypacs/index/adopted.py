@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import sqlalchemy as sa
 
-from raypacs.index import ledger, settings, tombstones
+from raypacs.index import ledger, settings
 from raypacs.index.engine import Txn, in_lists, insert
 from raypacs.index.schema import instances, let_go, studies
 from raypacs.records import InstanceRecord
@@ -62,24 +62,19 @@ def keep(txn: Txn, study_uid: str, objects: Sequence[Object], who: str) -> list[
 
 
 def refused(txn: Txn, records: Sequence[InstanceRecord], *, deleted: bool) -> set[tuple[str, str]]:
-    """Return which (study UID, tier) were let go; with ``deleted`` they are taken back instead.
-
-    Those that were erased are never taken back.
-    """
+    """Return which (study UID, tier) were let go; with ``deleted`` they are taken back instead."""
     wanted = {(record.study_uid, record.tier) for record in records}
     found: set[tuple[str, str]] = set()
     for uids in in_lists({study_uid for study_uid, _ in wanted}):
         query = sa.select(let_go.c.study_uid, let_go.c.tier).where(let_go.c.study_uid.in_(uids))
         found |= {(row[0], row[1]) for row in txn.conn.execute(query)}
     found &= wanted
-    gone = tombstones.refused(txn.conn, records)  # that holds even where it is asked for
-    found -= gone
     if not deleted:
-        return found | gone
+        return found
     for study_uid, tier in found:
         ours = sa.and_(let_go.c.study_uid == study_uid, let_go.c.tier == tier)
         txn.conn.execute(sa.delete(let_go).where(ours))
-    return gone
+    return set()
 
 
 # Checksums, and what is to be prepared

@@ -22,6 +22,7 @@ from raypacs.index.schema import (
     studies,
     work_items,
 )
+from raypacs.policy.arrival import archiving_of
 from raypacs.policy.eviction import Candidate
 from raypacs.policy.holding import FREE
 from raypacs.policy.queue import WAITING, State
@@ -123,7 +124,8 @@ def facts(
     found: dict[str, Facts] = {}
     roles = {tier.name: "adopted" if tier.adopted else tier.role for tier in settings.tiers}
     for uids in in_lists(study_uids):
-        some = {row.study_uid: _fact(row, now) for row in conn.execute(_studies(uids))}
+        rows = conn.execute(_studies(uids))
+        some = {row.study_uid: _fact(row, settings, now) for row in rows}
         _add_series(conn, uids, some)
         _add_copies(conn, uids, some, roles)
         for uid, name in _busy(conn, uids):
@@ -136,17 +138,20 @@ def _studies(uids: Sequence[str]) -> sa.Select[tuple[object, ...]]:
     names = (
         *("study_uid", "generation", "sealed_s", "offline_s", "prepare_due_s", "pinned_until_s"),
         *("accessed_s", "created_s", "inherited_accessed_s", "inherited_created_s", "status"),
-        *("exported", "his_verified", "archiving", "committed", "source"),
+        *("exported", "his_verified", "archiving", "committed", "source", "origins"),
     )
     return sa.select(*(studies.c[name] for name in names)).where(studies.c.study_uid.in_(uids))
 
 
-def _fact(row: sa.Row[tuple[object, ...]], now: float) -> Facts:
+def _fact(row: sa.Row[tuple[object, ...]], settings: Settings, now: float) -> Facts:
     study = row._mapping
     candidate = {
         name: study[name]
         for name in ("status", "exported", "his_verified", "archiving", "committed", "source")
     }
+    # By the settings of this moment: the column follows them in the background (FEATURES B6).
+    off = not study["archiving"] and not archiving_of(study["origins"], settings.sources)
+    candidate["archiving"] = not off
     for name in ("accessed_s", "created_s"):
         candidate[name] = max(study[name], study[f"inherited_{name}"])
     quiet = study["prepare_due_s"] is None

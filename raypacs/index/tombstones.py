@@ -55,11 +55,11 @@ def came_back(conn: sa.Connection, study_uids: Iterable[str]) -> dict[str, float
 
 
 def refused(conn: sa.Connection, records: Iterable[InstanceRecord]) -> set[tuple[str, str]]:
-    """Return (study UID, tier) of files that are older than the erasure of their study."""
+    """Return (tier, path) of files that are older than the erasure of their study."""
     every = list(records)
     times = came_back(conn, {record.study_uid for record in every})
     return {
-        (record.study_uid, record.tier)
+        (record.tier, record.path)
         for record in every
         if record.received_at_s <= times.get(record.study_uid, float("-inf"))
     }

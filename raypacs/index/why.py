@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from raypacs import moments
 from raypacs.errors import NotFound
-from raypacs.index import audit, why_evicted
+from raypacs.index import audit, tombstones, why_evicted
 from raypacs.index.schema import studies
 from raypacs.index.why_amounts import bytes_of, objects_of
 
@@ -37,6 +37,9 @@ def why(conn: sa.Connection, study_uid: str) -> list[dict[str, Any]]:
     events = audit.story(conn, study_uid, _MOST_EVENTS)
     if len(events) == _MOST_EVENTS:
         events = _shortened(conn, study_uid, events)
+    if not events:
+        at_s = tombstones.came_back(conn, [study_uid]).get(study_uid)
+        events = [] if at_s is None else [{"event": "erased", "at_s": at_s}]
     if not events:
         raise NotFound(f"nothing is known of study {study_uid}", study_uid=study_uid)
     # Accesses are too many to be written down one by one; the last one is the study's.
@@ -265,6 +268,10 @@ def _archiving(detail: Detail) -> str:
     return "is not to be archived: all of its senders have archiving off"
 
 
+def _erased(_: Detail) -> str:
+    return "erased: every copy and trace of it (`raypacs erase list`)"
+
+
 def _not_deleted(detail: Detail) -> str:
     return f"not deleted, though {detail.get('by', 'a rule')} wants it: {detail.get('why', '?')}"
 
@@ -307,6 +314,7 @@ _WORDS: dict[str, Callable[[Detail], str]] = {
     "item deleted": _taken_off,
     "priority": _priority,
     "deleted": _deleted,
+    "erased": _erased,
     "not deleted": _not_deleted,
     "status": _status,
     "decided": _decided,

@@ -236,6 +236,9 @@ class EraseEvents(SealDuties):
         study = self._reader.study(study_uid)
         if study["created_s"] <= at_s:
             return True
+        # Adopted files, in an index that was made anew.
+        if any(one.record.received_at_s <= at_s for one in self._reader.instances(study_uid)):
+            return True
         return bool(_strays(self._every_tier(), study_uid, at_s))
 
 

@@ -16,6 +16,7 @@ from raypacs.errors import InvalidQuery, NotFound
 from raypacs.index import erasing
 from raypacs.index.schema import metadata
 from raypacs.index.tombstones import key_of
+from tests.adopting_site import AdoptingSite
 from tests.contract.test_judging import image, sent
 from tests.real_site import RealSite
 
@@ -157,6 +158,34 @@ class TestComingBack:
             site.now += 11
             site.master.tick()
         assert site.reader.study(STUDY)["instance_count"] == 1
+
+    def test_adopted_files_stay_and_are_not_adopted_again(
+        self, tmp_path: Path, sqlite_url: str
+    ) -> None:
+        folder = tmp_path / "archive"
+        folder.mkdir()
+        for number in (1, 2):
+            (folder / f"IM{number}").write_bytes(image(number))
+            os.utime(folder / f"IM{number}", (1_600_000_000, 1_600_000_000))
+        site = AdoptingSite(tmp_path / "site", sqlite_url)
+        try:
+            site.adopt(folder, prepare=True)
+            site.prepare()
+            report = until_done(site, site.master.order_erasure("study", STUDY, "anna"))
+            assert list(report["stays"].values()) == [2]
+            assert set(report["tiers"]) == {"web1"}
+            assert len(list(folder.iterdir())) == 2
+            assert [one["text"] for one in site.reader.why(STUDY)] == [
+                "erased: every copy and trace of it (`raypacs erase list`)"
+            ]
+            told = site.adopt(folder, deleted=True)
+            assert (told["refused"], told["indexed"]) == (2, 0)
+            assert site.balanced()
+            os.utime(folder / "IM1", (site.now + 9, site.now + 9))  # another one, from later on
+            told = site.adopt(folder)
+            assert (told["refused"], told["indexed"]) == (1, 1)
+        finally:
+            site.close()
 
     def test_an_older_index_is_told_by_the_tiers(self, site: RealSite) -> None:
         filled(site)

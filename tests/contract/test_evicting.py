@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from raypacs.autopilot.staging import EvictionSettings, SeriesShare, StagingRule
+from raypacs.config import SourceSettings
 from raypacs.errors import IllegalTransition, InvalidQuery, NotFound
 from raypacs.index import ledger
 from raypacs.index.schema import copies, delete_intents, instances, studies
@@ -28,7 +29,14 @@ def site(tmp_path: Path, database_url: str) -> Iterator[EvictingSite]:
     site.close()
 
 
+OFF = SourceSettings(name="off", addresses=("192.0.2.7",), archiving=False)
+
+
 def set_study(site: EvictingSite, uid: str, **values: Any) -> None:
+    if values.get("archiving") is False:
+        values["origins"] = [["TEST", "192.0.2.7"]]
+        settings = site.reader.settings()[1].model_copy(update={"sources": (OFF,)})
+        site.master.apply_settings(settings, "test")
     with site.master._writer.transaction(site.now) as txn:
         txn.conn.execute(sa.update(studies).where(studies.c.study_uid == uid).values(**values))
 
@@ -199,6 +207,17 @@ class TestArchivingOff:
         site.delete()
         assert not [path for _, path in site.objects() if A in path]
         assert site.balanced()
+
+    def test_settings_of_the_moment_count(self, site: EvictingSite) -> None:
+        site.ready(A, libraries=())
+        set_study(site, A, archiving=False)
+        settings = site.reader.settings()[1].model_copy(update={"sources": ()})
+        site.master.apply_settings(settings, "test")
+        with site.master._writer.transaction(site.now) as txn:
+            txn.conn.execute(sa.update(copies).values(hold="").where(copies.c.tier == "image1"))
+        site.level("image1", Level.RED, MUCH)
+        site.evict()
+        assert site.where(A)["image1"] == 2
 
     def test_never_under_storage_commitment(self, site: EvictingSite) -> None:
         site.ready(A, libraries=())
