@@ -128,19 +128,15 @@ class Oracle:
 
     def _manifest(self, place: Place) -> list[dict[str, Any]]:
         """Return the rows of a manifest; [] where it cannot be read."""
-        if place not in self._manifests:
-            found = self.site.disks[place[0]].objects.get(place[1])
-            try:
-                lines = gzip.decompress(found[0]).splitlines() if found else []
-                columns = json.loads(lines[0])["columns"] if lines else []
-                told = [dict(zip(columns, json.loads(line), strict=True)) for line in lines[1:-1]]
-            except (OSError, EOFError, ValueError, LookupError):
-                return []
-            if not told or place[1] in self.site.disks[place[0]].harmed:
-                return []
-            self._manifests[place] = self._ever[place] = told
-        elif place[1] not in self.site.disks[place[0]].objects:
+        disk = self.site.disks[place[0]]
+        found = disk.objects.get(place[1])
+        if found is None or place[1] in disk.harmed:
             return []
+        if place not in self._manifests:
+            lines = gzip.decompress(found[0]).splitlines()
+            columns = json.loads(lines[0])["columns"]
+            told = [dict(zip(columns, json.loads(line), strict=True)) for line in lines[1:-1]]
+            self._manifests[place] = self._ever[place] = told
         return self._manifests[place]
 
     def ledger(self) -> None:
