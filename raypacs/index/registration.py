@@ -31,6 +31,8 @@ from raypacs.index.engine import Txn, add, changes, in_lists, insert, insert_man
 from raypacs.index.schema import asides, copies, instances, series, sources, studies
 from raypacs.records import AsideRecord, InstanceRecord, Outcome, Registered
 
+ANOTHER_ACCESS_S = 600.0
+"""Seconds after which a study that is opened again counts once more in the statistics."""
 CONFLICT_REASON = "another object with this SOP Instance UID and other bytes is served"
 
 
@@ -408,10 +410,15 @@ def hint_complete(txn: Txn, study_uids: Iterable[str]) -> None:
 
 
 def touched(txn: Txn, study_uids: Iterable[str]) -> None:
-    """Note that studies were accessed: the order of eviction."""
+    """Note that studies were accessed: the order of eviction, and what a simulation replays."""
     study_uids = list(study_uids)
     web_evicting.accessed(txn, study_uids)
     for uids in in_lists(study_uids):
+        again = sa.select(studies.c.study_uid).where(
+            studies.c.study_uid.in_(uids), studies.c.accessed_s < txn.now - ANOTHER_ACCESS_S
+        )
+        opened = txn.conn.execute(again.order_by(studies.c.study_uid)).scalars()
+        audit.publish(txn, "events", [{"event": "accessed", "study_uid": uid} for uid in opened])
         txn.conn.execute(
             sa.update(studies).where(studies.c.study_uid.in_(uids)).values(accessed_s=txn.now)
         )
