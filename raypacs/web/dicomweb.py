@@ -229,6 +229,8 @@ class _Resources:
             sent = await asyncio.to_thread(
                 lambda: [one for one in sent if self._can_be_had(*one, partly=partly)]
             )
+        if not sent and PARTLY in request.scope:
+            raise NotFound("none of the instances is in a cache or sound in a library")
         if not sent:
             raise Problem(406, f"instances cannot be had as {accept!r}", Vary="Accept")
         if not sent[0][1].multipart:
@@ -280,7 +282,9 @@ class _Resources:
                 choice, pieces = self._gateway.instances.open(place, choice)
             except RaypacsError as exc:
                 if isinstance(exc, InstanceAway) and not partly:
-                    raise
+                    if first:
+                        raise
+                    self._gateway.restores.missed(record.study_uid)
                 _log.warning("instance %s is left out: %s", record.sop_instance_uid, exc)
                 failed = exc
                 continue

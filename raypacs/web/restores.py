@@ -9,17 +9,25 @@ too long is told how far it is, and when to ask again.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from raypacs.config import Settings
-from raypacs.errors import InstanceAway, NotFound, RestoreFailed, RestoreUnderWay
+from raypacs.errors import (
+    InstanceAway,
+    NotFound,
+    RaypacsError,
+    RestoreFailed,
+    RestoreUnderWay,
+)
 from raypacs.web.frames import Frames
 from raypacs.web.places import Place, SeriesViews
 from raypacs.web.services import Row, Services
 
+_log = logging.getLogger("raypacs.web")
 T = TypeVar("T")
 
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.05, 1.0
@@ -99,6 +107,15 @@ class Restores:
                     f"instance {place.stored.record.sop_instance_uid} left the image tiers",
                     study_uid=place.stored.record.study_uid,
                 )
+
+    def missed(self, study_uid: str) -> None:
+        """Have a study brought back of which an answer under way leaves something out; blocks."""
+        if self.services.restore is None:
+            return
+        try:
+            self.services.restore(study_uid)
+        except RaypacsError as exc:
+            _log.warning("not brought back: %s", exc, extra={"study": study_uid})
 
     async def bring(self, study_uid: str) -> None:
         """Return once a study is back; its places are to be looked up anew. Raises as `reading`."""

@@ -169,7 +169,9 @@ class _Pictures:
                 picture = self._picture(shot, wanted)
             except RaypacsError as exc:
                 if isinstance(exc, InstanceAway) and not partly:
-                    raise
+                    if first:
+                        raise
+                    self._gateway.restores.missed(record.study_uid)
                 _log.warning("picture of %s is left out: %s", record.sop_instance_uid, exc)
                 failed = exc
                 continue
