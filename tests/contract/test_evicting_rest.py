@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from raypacs.cli.app import main
 from raypacs.policy.levels import Level
 from tests.evicting_site import EvictingSite
 
@@ -69,3 +71,29 @@ def test_pins(site: EvictingSite, client: httpx.Client) -> None:
     assert client.get("/api/v1/pins").json() == {"pins": []}
     forever = client.put(f"/api/v1/studies/{A}/pin", json={}).json()["until_s"]
     assert forever == 253_402_300_799.0
+
+
+def test_commands(
+    site: EvictingSite, client: httpx.Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*words: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([*words, "--url", str(client.base_url)])
+        return int(ended.value.code or 0), capsys.readouterr().out
+
+    site.level("image1", Level.AMBER, 10**9)
+    code, told = run("cache", "evict", "--dry-run")
+    assert code == 0
+    assert "1 studies would leave" in told
+    assert "built-in, amber" in told
+    assert "1 unarchived" in told
+    code, told = run("cache", "evict", "--json")
+    assert json.loads(told)["evictions"][0]["study_uid"] == A
+    assert run("pin", A) == (0, f"{A} is pinned: for ever\n")
+    assert A in run("pin", "--list")[1]
+    assert run("cache", "evict", "--study", A)[0] == 1
+    assert run("unpin", A)[0] == 0
+    assert "after the grace period" in run("cache", "evict", "--study", A)[1]
+    assert run("pin", "1.9")[0] == 4
+    assert run("pin")[0] == 2
+    assert "as ordered" in run("why", A)[1]
