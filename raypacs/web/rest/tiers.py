@@ -132,7 +132,7 @@ def _add_orders(router: APIRouter, gateway: Gateway) -> None:
         response_model=TierDrain,
         responses=_NO_TIER | _CHANGES | NO_MASTER,
     )
-    def drain(name: str, body: DrainTier, request: Request) -> Row:
+    def drain_tier(name: str, body: DrainTier, request: Request) -> Row:
         _check_drain(services, name, undo=body.undo)
 
         def change(tiers: list[Row]) -> list[Row]:
