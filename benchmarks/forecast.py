@@ -93,7 +93,7 @@ def _back_test(site: Site, seed: int, every: int, errors: dict[int, Errors]) -> 
         for horizon in HORIZONS:
             if taken[origin + horizon - 1] <= 0:
                 continue
-            need = come[origin + horizon] - come[origin]
+            need = float(come[origin + horizon] - come[origin])
             started = time.perf_counter()
             said = forecast(known, now, need, time_zone=site.time_zone)
             yield time.perf_counter() - started
@@ -101,8 +101,8 @@ def _back_test(site: Site, seed: int, every: int, errors: dict[int, Errors]) -> 
             if low is None or half is None or high is None:
                 raise ValueError(f"{site.name}: no forecast at hour {origin}: {said.why}")
             found = errors[horizon]
-            found.ours.append(abs(half - horizon))
-            found.covered.append(low <= horizon <= high)
+            found.ours.append(float(abs(half - horizon)))
+            found.covered.append(bool(low <= horizon <= high))
             for name, hours in _PLAIN.items():
                 rate = (come[origin] - come[origin - hours]) / hours
                 found.plain[name].append(abs(need / rate - horizon) if rate else math.inf)
@@ -165,7 +165,7 @@ def _of_all(name: str, errors: Errors) -> list[Figure]:
 
 
 def _beside(name: str, ours: float, plain: str, errors: Errors, *, target: bool) -> Figure:
-    theirs = statistics.median(errors.plain[plain])
+    theirs = float(statistics.median(errors.plain[plain]))
     finite = math.isfinite(theirs)
     return Figure(
         name,

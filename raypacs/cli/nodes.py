@@ -167,14 +167,16 @@ def _master(told: dict[str, Any]) -> str:
 
 def _tiers(tiers: list[dict[str, Any]]) -> Table:
     numbers = frozenset({"capacity", "used", "free", "fill rate", "hours left"})
-    table = columns("", "tier", "role", "capacity", "used", "free", "fill rate", "hours left",
-                    numbers=numbers)  # fmt: skip
+    table = columns("", "tier", "role", "level", "capacity", "used", "free", "fill rate",
+                    "hours left", numbers=numbers)  # fmt: skip
     for tier in tiers:
         rate = (tier.get("fill_rate") or {}).get("bytes_per_hour")
-        hours = tier.get("hours_left")
+        hours = tier.get("hours_p50")
+        hours = tier.get("hours_left") if hours is None else hours
         table.add_row(
             tier["name"],
             tier["role"],
+            tier.get("level") or "-",
             amount(tier.get("capacity_bytes")),
             amount(tier.get("used_bytes")),
             amount(tier.get("available_bytes")),
