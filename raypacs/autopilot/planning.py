@@ -105,7 +105,7 @@ class SimulationOrder(Strict):
         le=20,
         description="Priors of the patient brought back when a study arrives. Default 0.",
     )
-    order: Literal["lru", "s3-fifo", "gdsf", "offline", "offline-size"] = Field(
+    order: Literal["lru", "s3-fifo", "gdsf", "gdsf-sqrt", "offline", "offline-size"] = Field(
         default="lru",
         description="Order of eviction. raypacs itself evicts by `lru`; others to compare.",
     )

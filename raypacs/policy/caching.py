@@ -16,7 +16,7 @@ import numpy as np
 
 from raypacs.policy.load import Floats, Ints, Load
 
-ORDERS = ("lru", "s3-fifo", "gdsf", "offline", "offline-size")
+ORDERS = ("lru", "s3-fifo", "gdsf", "gdsf-sqrt", "offline", "offline-size")
 
 
 class Order(Protocol):
@@ -254,8 +254,8 @@ def order_of(name: str, load: Load, accessed_s: Floats, capacity_bytes: int) -> 
         return LeastRecent(accessed_s)
     if name == "s3-fifo":
         return S3Fifo(load.size_bytes, capacity_bytes)
-    if name == "gdsf":
-        return GreedyDualSize(load.size_bytes)
+    if name in ("gdsf", "gdsf-sqrt"):
+        return GreedyDualSize(load.size_bytes, weight=1.0 if name == "gdsf" else 0.5)
     if name in ("offline", "offline-size"):
         return Offline(load, by_size=name == "offline-size")
     raise ValueError(f"no order of eviction {name!r}; known: {', '.join(ORDERS)}")
