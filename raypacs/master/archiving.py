@@ -15,6 +15,7 @@ from raypacs.policy.holding import FREE, KEPT, LIBRARY, PINNED, UNARCHIVED, UNJU
 from raypacs.records import ArchivedSeries, Lease
 
 LOOK_EVERY_S = 1.0
+CLOSED_LOOK_EVERY_S = 5.0
 LIBRARY_LOOK_EVERY_S = 10.0
 # A page of the order of archiving takes the index some milliseconds.
 STUDIES_PER_LOOK = 200
@@ -41,6 +42,7 @@ class ArchiveDuties(SealDuties):
         walk: ArchiveWalk = self._due.archive_walk
         opened_by = self._reader.archiving_open(now)
         if not opened_by:
+            self._due.archive_s = now + CLOSED_LOOK_EVERY_S
             self._park(settings, now)
             walk.opened_by = ""
             return

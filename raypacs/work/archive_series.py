@@ -218,15 +218,13 @@ def pacing(bytes_per_s: float) -> Callable[[int], None]:
     """Return what to call with each number of bytes: it sleeps as long as the rate wants."""
     if bytes_per_s <= 0:
         return lambda size: None
-    began = time.monotonic()
-    done = 0
+    free_s = time.monotonic()
 
     def pace(size: int) -> None:
-        nonlocal done
-        done += size
-        ahead_s = done / bytes_per_s - (time.monotonic() - began)
-        if ahead_s > 0:
-            time.sleep(ahead_s)
+        nonlocal free_s
+        now = time.monotonic()
+        free_s = max(free_s, now) + size / bytes_per_s  # no burst after a pause
+        time.sleep(free_s - now)
 
     return pace
 

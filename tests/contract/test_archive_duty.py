@@ -74,6 +74,7 @@ def test_red_opens_the_window_unless_it_may_not(site: ArchivingSite) -> None:
     site.archives(red_opens=True)
     red(site, Level.RED)
     assert site.reader.archiving_open(site.now) == "red"
+    site.now += 5
     site.ticks(3)
     assert [one["study_uid"] for one in site.items("ARCHIVE")] == [A]
     red(site, Level.GREEN)
