@@ -29,7 +29,7 @@ AGAIN_AFTER_S = 600.0
 """What could not be carried out is tried again after so long."""
 WALK = "judged"
 _DAILY_S = 86400.0
-_QUIET_AT_ONCE = 200
+_QUIET_AT_ONCE = 50
 _KEPT = "keep_until_s"
 
 
@@ -269,7 +269,8 @@ def _tell_archiving(txn: Txn, changes: Iterable[tuple[str, bool]]) -> None:
 def judge_quiet(txn: Txn) -> None:
     """Ask rules about studies that are to be prepared now: they say how, and how soon.
 
-    What a rule wants moved stays due: the master orders that (:func:`due`).
+    At most so many at once; the others wait for the next tick with their PREPARE. What a rule
+    wants moved stays due: the master orders that (:func:`due`).
     """
     query = (
         sa.select(studies.c.study_uid)

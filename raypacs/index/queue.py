@@ -71,7 +71,11 @@ def enqueue_due(txn: Txn) -> int:
             (studies.c.prepare_due_s - studies.c.last_received_s).label("waited_s"),
             (studies.c.instance_count - studies.c.prepared_count).label("unprepared"),
         )
-        .where(studies.c.prepare_due_s <= txn.now)
+        .where(
+            studies.c.prepare_due_s <= txn.now,
+            # Rules are asked first: they say how it is prepared.
+            sa.or_(studies.c.judge_due_s == 0, studies.c.judge_due_s > txn.now),
+        )
         .order_by(studies.c.prepare_due_s)
         .limit(_DUE_AT_ONCE)
     ).all()

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 # Events wait while the master judges: so long at a time, then the next tick goes on.
 BUDGET_S = 0.02
-STUDIES_AT_ONCE = 50
+STUDIES_AT_ONCE = 25
 LOOK_EVERY_S = 5.0
 # Deleting a sealed study reads its manifests.
 DELETES_PER_TICK = 3
