@@ -177,7 +177,7 @@ def due(conn: sa.Connection, tier: str, now: float, limit: int) -> list[DeleteIn
     """
     listed = delete_intents.alias("listed")
     lists = sa.exists().where(
-        listed.c.what == "listed",
+        sa.text("listed.what = 'listed'"),  # literally as in the index over them
         listed.c.path == delete_intents.c.path,
         listed.c.list_tier == delete_intents.c.tier,
     )

@@ -314,7 +314,7 @@ delete_intents = sa.Table(
     time_("begun_s"),
     # Of a listed one: how many objects.
     count_("objects"),
-    sa.Index("ix_delete_intents_due", "tier", "due_s"),
+    sa.Index("ix_delete_intents_due", "tier", "what", "due_s", "size_bytes"),
     sa.Index("ix_delete_intents_study", "study_uid"),
     sa.Index("ix_delete_intents_token", "token", sqlite_where=_PLANNED, postgresql_where=_PLANNED),
     sa.Index("ix_delete_intents_lists", "path", sqlite_where=_LISTED, postgresql_where=_LISTED),

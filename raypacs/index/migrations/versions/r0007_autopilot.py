@@ -111,6 +111,10 @@ def upgrade() -> None:
         op.add_column("delete_intents", column)
     op.add_column("delete_intents", _time("begun_s"))
     op.add_column("delete_intents", _count("objects"))
+    op.drop_index("ix_delete_intents_due", "delete_intents")
+    op.create_index(
+        "ix_delete_intents_due", "delete_intents", ["tier", "what", "due_s", "size_bytes"]
+    )
     op.create_index(
         "ix_delete_intents_token",
         "delete_intents",
@@ -273,6 +277,7 @@ def downgrade() -> None:
     for name, table in (
         ("ix_delete_intents_lists", "delete_intents"),
         ("ix_delete_intents_token", "delete_intents"),
+        ("ix_delete_intents_due", "delete_intents"),
         ("ix_series_manifest", "series"),
         ("ix_copies_age", "copies"),
         ("ix_copies_lru", "copies"),
@@ -296,12 +301,13 @@ def downgrade() -> None:
             (
                 *("status", "status_s", "exported", "his_verified", "committed", "archiving"),
                 *("pinned_until_s", "inherited_accessed_s", "inherited_created_s", "offline_s"),
-                *("delete_after_s", "origins", "decided", "judge_due_s"),
+                *("delete_after_s", "origins", "decided", "judge_due_s", "web_evicted_s"),
             ),
         ),
     ):
         for name in names:
             op.drop_column(table, name)
+    op.create_index("ix_delete_intents_due", "delete_intents", ["tier", "due_s"])
 
 
 def _text(name: str) -> sa.Column[str]:
