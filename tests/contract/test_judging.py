@@ -17,6 +17,7 @@ from raypacs.config import ArrivalRule, SourceSettings
 from raypacs.errors import InvalidQuery, NotFound
 from raypacs.index import judging
 from raypacs.records import Outcome
+from tests.adopting_site import AdoptingSite
 from tests.real_site import RealSite
 from tests.web_world import image_file
 
@@ -114,6 +115,19 @@ class TestStatus:
         assert len(told(site, "status")) == 1
         sent(site, report("VERIFIED", 1, OTHER))  # the first instance of its study
         assert status(site, OTHER)["status"] == "approved"
+
+    def test_an_adopted_report_approves(self, tmp_path: Path, sqlite_url: str) -> None:
+        folder = tmp_path / "archive"
+        folder.mkdir()
+        (folder / "image").write_bytes(image())
+        (folder / "report").write_bytes(report("VERIFIED", 1))
+        site = AdoptingSite(tmp_path / "site", sqlite_url)
+        try:
+            site.adopt(folder)
+            assert status(site)["status"] == "approved"
+            assert status(site)["archiving"] is True
+        finally:
+            site.close()
 
     def test_lists(self, site: RealSite) -> None:
         sent(site, image(), image(study=OTHER))
