@@ -157,7 +157,7 @@ def _draw(folder: Path, place: str, outcomes: dict[str, Outcome], scenario: Scen
     text = plot.of_cache(first, "image1", scenario.thresholds)
     (folder / f"{stem}.svg").write_text(text, encoding="utf-8")
     groups = [
-        ("hits (% of reads)", [(n, 100 * (o.hit_ratio or 0)) for n, o in outcomes.items()]),
+        ("misses (% of reads)", [(n, 100 - 100 * (o.hit_ratio or 0)) for n, o in outcomes.items()]),
         ("restored (TB)", [(n, o.counts.restored_bytes / TB) for n, o in outcomes.items()]),
         ("hours at red", [(n, o.hours_at_red) for n, o in outcomes.items()]),
         ("fullest (%)", [(n, o.caches[0].fullest_percent) for n, o in outcomes.items()]),

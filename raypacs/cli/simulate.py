@@ -15,7 +15,7 @@ from raypacs.cli.session import Json, Session, amount, columns, moment, session_
 from raypacs.cli.settings import read_settings
 from raypacs.config import Settings, parse
 from raypacs.errors import ConfigError, NodeNotRunning
-from raypacs.simulating import orders, plot, tables
+from raypacs.simulating import orders, plot, recorded, tables
 
 _NUMBERS = frozenset({"hours", "studies", "bytes", "value", "size"})
 
@@ -53,7 +53,9 @@ def simulate(  # noqa: PLR0913 - one argument an option
         typer.Option(help="DAY+DAYS: from that day on nothing is archived for so many days."),
     ] = None,
     prefetch: Annotated[int, typer.Option(help="Priors brought back when a study arrives.")] = 0,
-    order: Annotated[str, typer.Option(help="lru, s3-fifo, gdsf, offline ..., to compare.")] = "lru",
+    order: Annotated[
+        str, typer.Option(help="lru, s3-fifo, gdsf, offline ..., to compare.")
+    ] = "lru",
     watermark: Annotated[
         str, typer.Option(help="HIGH/LOW percent: free by fixed percentages, to compare.")
     ] = "",
@@ -148,22 +150,23 @@ def size(  # noqa: PLR0913 - one argument an option
         "measured": measured,
     }
     wanted = parse(SizeOrder, asked, "size")
-    folder = record or (_stats(session) if measured else None)
-    told = orders.size(wanted, _settings(session, None)[0], folder)
+    ours = _settings(session, None)[0]
+    place = record or (_stats(session, ours) if measured else None)
+    told = orders.size(wanted, ours, place)
     session.emit(told, _sizes(told))
 
 
 def _run(session: Session, wanted: SimulationOrder, ours: Settings, record: Path | None) -> Any:
-    folder = record or _stats(session)
+    place = record or (None if wanted.load == "synthetic" else _stats(session, ours))
     if record is not None and wanted.load == "auto":
         wanted = wanted.model_copy(update={"load": "recorded"})
     with bars.Progress(console=session.stderr, transient=True) as shown:
         task = shown.add_task(f"simulating {wanted.days:g} days", total=1.0)
-        return orders.run(wanted, ours, folder, lambda part: shown.update(task, completed=part))
+        return orders.run(wanted, ours, place, lambda part: shown.update(task, completed=part))
 
 
-def _stats(session: Session) -> Path:
-    return session.bootstrap.data_dir / "stats"
+def _stats(session: Session, ours: Settings) -> recorded.Place:
+    return recorded.place_of(ours, session.bootstrap.data_dir / "stats")
 
 
 def _settings(session: Session, file: Path | None) -> tuple[Settings, str]:

@@ -1,8 +1,8 @@
 """``python -m raypacs.simulating``: one request as JSON on standard input, the answer on output.
 
 The process behind the REST API. A request has ``what`` (simulate, size), ``order``, ``settings``
-and ``folder`` (of the statistics, '' none). The answer is ``{"answer": ...}``, or ``{"error":
-...}`` with what is wrong with the order.
+and ``folder`` (of the statistics, where no tier has them). The answer is ``{"answer": ...}``, or
+``{"error": ...}`` with what is wrong with the order.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any
 
 from raypacs.autopilot.planning import SimulationOrder, SizeOrder
 from raypacs.config import Settings, parse
-from raypacs.errors import ConfigError
-from raypacs.simulating import orders
+from raypacs.errors import RaypacsError
+from raypacs.simulating import orders, recorded
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Return the answer to a request. Raises ConfigError."""
+    """Return the answer to a request. Raises ConfigError, TierUnavailable."""
     settings = parse(Settings, request["settings"], "settings", {"stored": True})
-    folder = Path(request["folder"]) if request.get("folder") else None
+    place = recorded.place_of(settings, Path(request["folder"]))
     if request["what"] == "size":
-        return orders.size(parse(SizeOrder, request["order"], "size"), settings, folder)
+        return orders.size(parse(SizeOrder, request["order"], "size"), settings, place)
     order = parse(SimulationOrder, request["order"], "simulation")
-    return orders.run(order, settings, folder).as_json(track=order.track)
+    return orders.run(order, settings, place).as_json(track=order.track)
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     os.nice(10)  # those who look at images go first
     try:
         told: dict[str, Any] = {"answer": answer(json.load(sys.stdin))}
-    except ConfigError as exc:
+    except RaypacsError as exc:
         told = {"error": str(exc)}
     json.dump(told, sys.stdout)
 

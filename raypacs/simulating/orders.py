@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from raypacs.autopilot.archiving import ArchiveSettings
@@ -46,16 +45,16 @@ CHANGES = (*_THRESHOLDS, *_ARCHIVE)
 def run(
     order: SimulationOrder,
     settings: Settings,
-    folder: Path | None,
+    place: recorded.Place,
     progress: Callable[[float], None] = lambda part: None,
 ) -> Outcome:
-    """Simulate; ``folder`` has the recorded statistics, None where there are none.
+    """Simulate; ``place`` has the recorded statistics, None where there are none.
 
     Raises:
         ConfigError: the order cannot be: no capacity, no record, an unknown change.
     """
     scenario = scenario_of(order, settings)
-    return simulate(load_of(order, scenario, folder), scenario, progress=progress)
+    return simulate(load_of(order, place), scenario, progress=progress)
 
 
 def scenario_of(order: SimulationOrder, settings: Settings) -> Scenario:
@@ -112,11 +111,11 @@ def changed(
     )
 
 
-def load_of(order: SimulationOrder, scenario: Scenario, folder: Path | None) -> Load:
+def load_of(order: SimulationOrder, place: recorded.Place) -> Load:
     """Return the load that an order asks for. Raises ConfigError."""
     if order.load != "synthetic":
         try:
-            found = recorded.load(folder, order.days)
+            found = recorded.load(place, order.days)
         except ConfigError:
             if order.load == "recorded":
                 raise
@@ -137,7 +136,7 @@ def load_of(order: SimulationOrder, scenario: Scenario, folder: Path | None) -> 
     )
 
 
-def size(order: SizeOrder, settings: Settings, folder: Path | None) -> dict[str, Any]:
+def size(order: SizeOrder, settings: Settings, place: recorded.Place) -> dict[str, Any]:
     """Return capacities for an expected load, with every factor.
 
     Raises:
@@ -146,7 +145,7 @@ def size(order: SizeOrder, settings: Settings, folder: Path | None) -> dict[str,
     studies, each, ratio = order.studies_per_day, float(order.bytes_per_study), order.web_ratio
     measured: dict[str, Any] | None = None
     if order.measured:
-        load, measured_ratio = recorded.load(folder, 0), recorded.web_ratio(folder)
+        load, measured_ratio = recorded.load(place, 0), recorded.web_ratio(place)
         days = max(1.0, load.days)
         studies = studies or len(load.arrived_s) / days
         each = each or float(load.size_bytes.mean())

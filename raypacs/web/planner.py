@@ -47,7 +47,7 @@ class Planner:
             "what": what,
             "order": order,
             "settings": self._settings()[1].model_dump(mode="json"),
-            "folder": str(self._folder) if self._folder.is_dir() else "",
+            "folder": str(self._folder),
         }
         try:
             done = subprocess.run(

@@ -12,9 +12,15 @@ import httpx
 import pytest
 from web_world import World, served
 
+from raypacs import stats
 from raypacs.cli.app import main
+from raypacs.config import Settings, TierSettings
 from raypacs.errors import ConfigError, IllegalTransition
+from raypacs.index.audit import OutboxRow
 from raypacs.simulating import __main__ as process
+from raypacs.simulating import recorded
+from raypacs.storage.filed import statistics_of
+from raypacs.storage.tier import open_tier
 from raypacs.web.planner import Planner
 from raypacs.web.services import Row, Services
 
@@ -37,7 +43,7 @@ class PlanningWorld(World):
     def plan(self, what: str, order: Row) -> Row:
         """Answer as the process does."""
         values = self.settings.model_dump(mode="json")
-        folder = str(self.folder) if self.folder.is_dir() else ""
+        folder = str(self.folder)
         return process.answer({"what": what, "order": order, "settings": values, "folder": folder})
 
     def services(self) -> Services:
@@ -192,3 +198,54 @@ def test_the_command_sizes_with_every_factor(run: Run) -> None:
     code, _, err = run("cache", "size", "--measured")
     assert code == 2
     assert "no statistics are recorded" in err
+
+
+def recorded_days(place: Path | Any, days: int) -> None:
+    """Write a record: two studies a day, each opened a day later."""
+    begin = 1_770_000_000.0
+    rows = []
+    for number in range(2 * days):
+        at_s = begin + number * 43_200
+        uid, size = f"1.2.{number}", 400_000_000 + number
+        came = {"event": "received", "study_uid": uid, "modality": "CT", "objects": 5}
+        prepared = {"event": "prepared", "study_uid": uid, "bytes_in": size}
+        rows += [
+            OutboxRow(3 * number, "events", at_s, "a", came | {"bytes_in": size}),
+            OutboxRow(
+                3 * number + 1, "events", at_s, "b", prepared | {"bytes_prepared": size // 2}
+            ),
+            OutboxRow(
+                3 * number + 2,
+                "events",
+                at_s + 86_400,
+                "c",
+                {"event": "accessed", "study_uid": uid},
+            ),
+        ]
+    stats.append(place, rows, b"secret")
+
+
+def test_a_recorded_load_is_replayed_and_measured(run: Run, tmp_path: Path) -> None:
+    recorded_days(tmp_path / "record", 20)
+    given = ("--record", "record", "--json")
+    code, out, err = run("cache", "simulate", "--days", 5, "--capacity", "8GB", *given)
+    assert code == 0, err
+    told = json.loads(out)
+    assert (told["load"]["origin"], told["load"]["reads_from"]) == ("recorded", "recorded")
+    assert told["load"]["days"] == 5
+    assert 8 <= told["counts"]["studies"] <= 11
+    code, out, err = run("cache", "size", "--measured", "--days", 10, *given)
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["measured"]["studies"] == 40
+    assert told["measured"]["web_ratio"] == pytest.approx(0.5, abs=0.01)
+    assert told["bytes_per_day"] == pytest.approx(0.8e9, rel=0.1)
+
+
+def test_statistics_on_a_tier_are_found_there(tmp_path: Path) -> None:
+    tier = TierSettings(name="nas", role="library", url=(tmp_path / "nas").as_uri())
+    settings = Settings(tiers=(tier,), statistics_tier="nas")
+    assert recorded.place_of(settings, tmp_path) is None
+    assert not (tmp_path / "nas").exists(), "looking makes no folder"
+    recorded_days(statistics_of(tmp_path, open_tier(tier)), 3)
+    assert len(recorded.load(recorded.place_of(settings, tmp_path), 0).arrived_s) == 6
