@@ -118,7 +118,14 @@ def tiers_folder(url: str, count: int) -> Path:
 def settings(folder: Path, **more: Any) -> Settings:
     """Return the settings of the site; its tiers lie below ``folder``."""
     tiers = [
-        TierSettings(name=name, role=role, url=(folder / name).as_uri(), capacity_bytes=10**15)
+        TierSettings.model_validate(
+            {
+                "name": name,
+                "role": role,
+                "url": (folder / name).as_uri(),
+                "capacity_bytes": 10**15,
+            }
+        )
         for name, role in (
             ("image1", "image"),
             ("image2", "image"),
