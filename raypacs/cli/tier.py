@@ -95,8 +95,8 @@ def remove(context: typer.Context, name: Name, as_json: Json = False) -> None:
     """Take an empty tier out of the settings; `raypacs tier drain` empties one."""
     session = session_of(context, as_json)
     with session.client() as client:
-        client.remove_tier(name)
-    session.emit({"name": name, "removed": True}, f"{escape(name)} is removed")
+        told = client.remove_tier(name)
+    session.emit(told, f"{escape(name)} is removed")
 
 
 @app.command()

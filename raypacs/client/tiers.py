@@ -29,9 +29,9 @@ class TierCalls(Http):
         """Change values of a tier; return it. Raises NotFound, ConfigError."""
         return self._json("PATCH", _path(name), json=values)
 
-    def remove_tier(self, name: str) -> None:
+    def remove_tier(self, name: str) -> dict[str, Any]:
         """Take an empty tier out of the settings. Raises NotFound, ConfigError."""
-        self._json("DELETE", _path(name))
+        return self._json("DELETE", _path(name))
 
     def drain_tier(self, name: str, *, undo: bool = False) -> dict[str, Any]:
         """Let a tier be emptied, or take new objects again; return how far it is."""

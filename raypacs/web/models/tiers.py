@@ -81,6 +81,13 @@ class SeenTier(Answer):
     problems: list[str] = Field(description="Why it cannot be used; empty: it can")
 
 
+class RemovedTier(Answer):
+    """A tier that was taken out of the settings."""
+
+    name: str = Field(description="Its name")
+    removed: bool = Field(description="Whether it is out of the settings")
+
+
 class OrderMigration(Request):
     """Where a study is to move."""
 

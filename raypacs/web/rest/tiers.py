@@ -18,6 +18,7 @@ from raypacs.web.models.tiers import (
     OrderMigration,
     Recount,
     RecountedTier,
+    RemovedTier,
     SeenTier,
     TierDrain,
     TierInFull,
@@ -113,13 +114,14 @@ def _add_changes(router: APIRouter, gateway: Gateway) -> None:
 
     @router.delete(
         "/api/v1/tiers/{name}",
-        status_code=204,
         summary="Take an empty tier out of the settings",
+        response_model=RemovedTier,
         responses=_NO_TIER | _CHANGES | NO_MASTER,
     )
-    def remove(name: str, request: Request) -> None:
+    def remove(name: str, request: Request) -> Row:
         _state(services, name)
         _change(gateway, request, lambda tiers: [one for one in tiers if one["name"] != name])
+        return {"name": name, "removed": True}
 
 
 def _add_orders(router: APIRouter, gateway: Gateway) -> None:
