@@ -30,6 +30,8 @@ AGAIN_AFTER_S = 600.0
 WALK = "judged"
 _DAILY_S = 86400.0
 _QUIET_AT_ONCE = 50
+# Later than now: what was judged at this moment is prepared, and moved after that.
+_SOON_S = 0.001
 _KEPT = "keep_until_s"
 
 
@@ -210,7 +212,7 @@ def judge(
         order = decided.get("tier")
         if order is not None and not order.get("done"):
             orders.append(TierOrder(row["study_uid"], order["value"], order["by"]))
-            values["judge_due_s"] = txn.now + (0.0 if asked else AGAIN_AFTER_S)
+            values["judge_due_s"] = txn.now + (_SOON_S if asked else AGAIN_AFTER_S)
         if decided != before:
             _tell(txn, row["study_uid"], decided, before)
             values["decided"] = decided
