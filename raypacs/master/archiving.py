@@ -18,7 +18,7 @@ LOOK_EVERY_S = 1.0
 CLOSED_LOOK_EVERY_S = 5.0
 LIBRARY_LOOK_EVERY_S = 10.0
 # A page of the order of archiving takes the index some milliseconds.
-STUDIES_PER_LOOK = 200
+STUDIES_PER_LOOK = 64
 MOST_ORDERED = 1000
 # Looking through everything that is archived is not done as often.
 ROUNDS = 10
