@@ -23,6 +23,9 @@ from raypacs.records import Lease, MovedSeries
 EVENTS = {"MIGRATE": "migrated", "PREFETCH": "prefetched"}
 """How the story calls what a kind of work did; all others restore."""
 
+TOUCH_S = 0.001
+"""Series count as so much later: told by ``Reader.series_state``, so gateways look again."""
+
 Refs = Mapping[str, ManifestRef]
 
 
@@ -186,6 +189,7 @@ def _switch(txn: Txn, switched: Sequence[MovedSeries]) -> None:
                 manifest_path=one.manifest_path,
                 manifest_bytes=one.manifest_bytes,
                 gone_path="" if one.tier_bytes else one.manifest_path,
+                created_s=series.c.created_s + TOUCH_S,
             )
         )
 

@@ -121,11 +121,10 @@ class IndexReader(
         One query; () for a series that is not known.
         """
         counted = sa.literal(" ") + sa.cast(series.c.instance_count, sa.Text)
-        lying = sa.literal(" ") + series.c.manifest_path
         query = sa.union_all(
-            sa.select(
-                (sa.cast(series.c.created_s, sa.Text) + counted + lying).label("state")
-            ).where(series.c.study_uid == study_uid, series.c.series_uid == series_uid),
+            sa.select((sa.cast(series.c.created_s, sa.Text) + counted).label("state")).where(
+                series.c.study_uid == study_uid, series.c.series_uid == series_uid
+            ),
             sa.select(packs.c.pack_path).where(
                 packs.c.study_uid == study_uid, packs.c.series_uid == series_uid
             ),

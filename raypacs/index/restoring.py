@@ -25,8 +25,6 @@ from raypacs.records import Lease, WorkResult
 KINDS = (RESTORE, PREFETCH)
 FAILED_LATELY_S = 60.0
 """So long a restore that failed is not tried again for a mere reader."""
-# Part of what ``Reader.series_state`` tells: gateways look again where instances lie.
-_TOUCH_S = 0.001
 _PLACE = ("tier", "path", "size_bytes", "dataset_offset_bytes", "pixel_offset_bytes")
 
 
@@ -72,7 +70,7 @@ def _rows(txn: Txn, lease: Lease, result: WorkResult) -> str:
         txn.conn.execute(
             sa.update(series)
             .where(series.c.study_uid == lease.study_uid, series.c.series_uid.in_(some))
-            .values(created_s=series.c.created_s + _TOUCH_S)
+            .values(created_s=series.c.created_s + placing.TOUCH_S)
         )
     objects: Counter[str] = Counter(one.tier for one in told.values())
     sizes: Counter[str] = Counter()
