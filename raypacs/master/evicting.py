@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 EVICT_FOR_S = 0.03
 """So long a tick may decide; a step under way is finished."""
-STUDIES_AT_ONCE = 16
+STUDIES_AT_ONCE = 8
 LOOK_EVERY_S = 0.5
 # A walk that found all there is begins anew after this time; what could not go may be free then.
 REST_S = 60.0
