@@ -298,8 +298,9 @@ def _hours(tier: dict[str, Any]) -> str:
     if p50 is None:
         left = tier.get("hours_left")
         return "-" if left is None else f"{left:,.0f}"
-    low, high = (f"{one:,.0f}" if one is not None else "-" for one in (p10, p90))
-    return f"{p50:,.0f} ({low} - {high})"
+    if p10 is None or p90 is None:
+        return f"{p50:,.0f}"
+    return f"{p50:,.0f} ({p10:,.0f} - {p90:,.0f})"
 
 
 def _lies(told: dict[str, Any]) -> str:
