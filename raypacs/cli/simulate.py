@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,57 +21,76 @@ from raypacs.simulating import orders, plot, recorded, tables
 _NUMBERS = frozenset({"hours", "studies", "bytes", "value", "size"})
 
 
+Days = Annotated[float, typer.Option(help="Days that are simulated.")]
+Capacity = Annotated[
+    list[str] | None,
+    typer.Option(help="Capacity of an image cache (20TB); again for a second one."),
+]
+WebCapacity = Annotated[str, typer.Option(help="Capacity of the web cache. Default: none.")]
+Change = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="KEY=VALUE, other than in the settings: amber, red, web ..."),
+]
+LoadOf = Annotated[str, typer.Option(help="auto, recorded or synthetic.")]
+Record = Annotated[
+    Path | None, typer.Option(help="Folder of statistics. Default: of the data folder.")
+]
+SettingsFile = Annotated[
+    Path | None, typer.Option(help="Settings file. Default: those in force, if a node runs.")
+]
+StudiesPerDay = Annotated[
+    float, typer.Option(help="Of the synthetic load. Default: as of 600 beds, about 390.")
+]
+BytesPerStudy = Annotated[str, typer.Option(help="Mean of the synthetic load.")]
+Growth = Annotated[float, typer.Option(help="Of the synthetic load, a year.")]
+Seed = Annotated[int, typer.Option(help="Of the synthetic load.")]
+ArchiveRate = Annotated[str, typer.Option(help="Bytes a second into libraries.")]
+Outages = Annotated[
+    list[str] | None,
+    typer.Option("--outage", help="DAY+DAYS: from then on nothing is archived for so many days."),
+]
+Prefetch = Annotated[int, typer.Option(help="Priors brought back when a study arrives.")]
+OrderName = Annotated[str, typer.Option(help="lru, s3-fifo, gdsf, offline ..., to compare.")]
+Marks = Annotated[
+    str, typer.Option(help="HIGH/LOW percent: free by fixed percentages, to compare.")
+]
+Empty = Annotated[bool, typer.Option("--empty", help="Begin with empty caches.")]
+Step = Annotated[float, typer.Option(help="Minutes of a step.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Write a row a step to this file, .parquet or .csv.")
+]
+PlotFile = Annotated[
+    Path | None,
+    typer.Option("--plot", help="Draw to this file, .svg; of further caches beside it."),
+]
+OnNode = Annotated[
+    bool, typer.Option("--on-node", help="Let the node do it, on its recorded load.")
+]
+
+
 def simulate(  # noqa: PLR0913 - one argument an option
     context: typer.Context,
-    days: Annotated[float, typer.Option(help="Days that are simulated.")] = 90.0,
-    capacity: Annotated[
-        list[str] | None,
-        typer.Option(help="Capacity of an image cache (20TB); again for a second one."),
-    ] = None,
-    web_capacity: Annotated[str, typer.Option(help="Capacity of the web cache. Default: none.")] = (
-        "0"
-    ),
-    change: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="KEY=VALUE, other than in the settings: amber, red, web ..."),
-    ] = None,
-    load: Annotated[str, typer.Option(help="auto, recorded or synthetic.")] = "auto",
-    record: Annotated[
-        Path | None, typer.Option(help="Folder of statistics. Default: of the data folder.")
-    ] = None,
-    settings: Annotated[
-        Path | None, typer.Option(help="Settings file. Default: those in force, if a node runs.")
-    ] = None,
-    studies_per_day: Annotated[
-        float, typer.Option(help="Of the synthetic load. Default: as of 600 beds, about 390.")
-    ] = 0.0,
-    bytes_per_study: Annotated[str, typer.Option(help="Mean of the synthetic load.")] = "0",
-    growth: Annotated[float, typer.Option(help="Of the synthetic load, a year.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Of the synthetic load.")] = 1,
-    archive_rate: Annotated[str, typer.Option(help="Bytes a second into libraries.")] = "200MB",
-    outage: Annotated[
-        list[str] | None,
-        typer.Option(help="DAY+DAYS: from that day on nothing is archived for so many days."),
-    ] = None,
-    prefetch: Annotated[int, typer.Option(help="Priors brought back when a study arrives.")] = 0,
-    order: Annotated[
-        str, typer.Option(help="lru, s3-fifo, gdsf, offline ..., to compare.")
-    ] = "lru",
-    watermark: Annotated[
-        str, typer.Option(help="HIGH/LOW percent: free by fixed percentages, to compare.")
-    ] = "",
-    empty: Annotated[bool, typer.Option("--empty", help="Begin with empty caches.")] = False,
-    step: Annotated[float, typer.Option(help="Minutes of a step.")] = 60.0,
-    out: Annotated[
-        Path | None, typer.Option(help="Write a row a step to this file, .parquet or .csv.")
-    ] = None,
-    plot_file: Annotated[
-        Path | None,
-        typer.Option("--plot", help="Draw to this file, .svg; of further caches beside it."),
-    ] = None,
-    on_node: Annotated[
-        bool, typer.Option("--on-node", help="Let the node do it, on its recorded load.")
-    ] = False,
+    days: Days = 90.0,
+    capacity: Capacity = None,
+    web_capacity: WebCapacity = "0",
+    change: Change = None,
+    load: LoadOf = "auto",
+    record: Record = None,
+    settings: SettingsFile = None,
+    studies_per_day: StudiesPerDay = 0.0,
+    bytes_per_study: BytesPerStudy = "0",
+    growth: Growth = 0.05,
+    seed: Seed = 1,
+    archive_rate: ArchiveRate = "200MB",
+    outage: Outages = None,
+    prefetch: Prefetch = 0,
+    order: OrderName = "lru",
+    watermark: Marks = "",
+    empty: Empty = False,
+    step: Step = 60.0,
+    out: Out = None,
+    plot_file: PlotFile = None,
+    on_node: OnNode = False,
     as_json: Json = False,
 ) -> None:
     """Run the policies of the autopilot over a recorded or synthetic load, on a virtual clock.
@@ -78,9 +98,6 @@ def simulate(  # noqa: PLR0913 - one argument an option
     Nothing of the cluster is changed; none need run.
     """
     session = session_of(context, as_json)
-    for path, endings in ((out, (".parquet", ".csv")), (plot_file, (".svg",))):
-        if path is not None and path.suffix not in endings:
-            raise ConfigError(f"{path}: its name must end in {' or '.join(endings)}")
     asked: dict[str, Any] = {
         "days": days,
         "capacity_bytes": capacity or [],
@@ -100,22 +117,46 @@ def simulate(  # noqa: PLR0913 - one argument an option
         "step_minutes": step,
     }
     wanted = parse(SimulationOrder, asked, "simulation")
+    files = _Files(record, out, plot_file)
     if on_node:
-        if out is not None or plot_file is not None or record is not None:
-            raise ConfigError("--out, --plot and --record are for simulations here, not --on-node")
-        with session.client() as client:
-            told = client.simulate(wanted.model_dump(mode="json"))
-        session.emit(told, _summary(told))
-        return
+        _on_node(session, wanted, files)
+    else:
+        _here(session, wanted, files, settings)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Where the record is, and where rows and plots go."""
+
+    record: Path | None
+    out: Path | None
+    plot: Path | None
+
+    def __post_init__(self) -> None:
+        for path, endings in ((self.out, (".parquet", ".csv")), (self.plot, (".svg",))):
+            if path is not None and path.suffix not in endings:
+                raise ConfigError(f"{path}: its name must end in {' or '.join(endings)}")
+
+
+def _on_node(session: Session, wanted: SimulationOrder, files: _Files) -> None:
+    if files != _Files(None, None, None):
+        raise ConfigError("--out, --plot and --record are for simulations here, not --on-node")
+    with session.client() as client:
+        told = client.simulate(wanted.model_dump(mode="json"))
+    session.emit(told, _summary(told))
+
+
+def _here(session: Session, wanted: SimulationOrder, files: _Files, settings: Path | None) -> None:
     ours, where = _settings(session, settings)
-    outcome = _run(session, wanted, ours, record)
-    if out is not None:
-        tables.write(outcome, out)
-    if plot_file is not None:
+    outcome = _run(session, wanted, ours, files.record)
+    if files.out is not None:
+        tables.write(outcome, files.out)
+    if files.plot is not None:
         thresholds = orders.scenario_of(wanted, ours).thresholds
         for cache in outcome.caches:
-            first = cache is outcome.caches[0]
-            path = plot_file if first else plot_file.with_stem(f"{plot_file.stem}-{cache.name}")
+            path = files.plot
+            if cache is not outcome.caches[0]:
+                path = path.with_stem(f"{path.stem}-{cache.name}")
             path.write_text(plot.of_cache(outcome, cache.name, thresholds), encoding="utf-8")
             session.stderr.print(f"drawn: {escape(str(path))}", highlight=False)
     told = {"settings_from": where, **outcome.as_json()}
