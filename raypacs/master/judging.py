@@ -47,7 +47,8 @@ class JudgeEvents(TierEvents):
         until_s = time.perf_counter() + BUDGET_S
         orders = self._writer.judge_due(now, limit=STUDIES_AT_ONCE)
         if now >= self._due.judge_s:
-            more = True
+            found, more = self._writer.judge_all(now, limit=STUDIES_AT_ONCE)
+            orders += found
             while more and time.perf_counter() < until_s:
                 found, more = self._writer.judge_all(now, limit=STUDIES_AT_ONCE)
                 orders += found
