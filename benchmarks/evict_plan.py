@@ -79,7 +79,8 @@ def _figures(database: str, studies: int, found: dict[int, dict[str, Any]]) -> l
     title = f"{database}: peak of Python memory in steps, beside {min(found):,} studies"
     figures.append(limit(title, "KiB", [told["peak_kib"]], at_most=1.25 * small["peak_kib"] + 64))
     grown = max(0.0, told["grown_mib"])
-    figures.append(limit(f"{database}: memory grown by all steps", "MiB", [grown], at_most=16.0))
+    # On SQLite its page cache fills, of 32 MiB, whatever the number of studies.
+    figures.append(limit(f"{database}: memory grown by all steps", "MiB", [grown], at_most=48.0))
     terabyte = told["terabyte"]
     for name, value, unit in (
         ("seconds of ticks until 1 TB was on its way", terabyte["decided_ticks"] * _TICK_S, "s"),
