@@ -22,7 +22,8 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     session.emit(found, _levels(found))
     if session.json:
         return
-    session.stdout.print(_rates(found))
+    if any(cache["rates"]["all"] for cache in found):
+        session.stdout.print(_rates(found))
     for cache in found:
         why = cache["detail"].get("why")
         if why:
