@@ -87,9 +87,9 @@ CACHES = (*IMAGES, "web1")
 NAMES = (*IMAGES, "web1", *LIBRARIES)
 SETTLES = (False, False, False, False, True)
 CRASHES = (0, 0, 0, 0, 0, 1, 2, 3, 5, 8, 13, 21, 34)
-WALKS = int(os.environ.get("RAYPACS_WALKS", "500"))
-STEPS = 12
-PARTS = 4
+WALKS = int(os.environ.get("RAYPACS_WALKS", "250"))
+STEPS = 9
+PARTS = 8
 EVENTS = {
     *("received", "prepared", "sealed", "reopened", "deleted", "conflict", "pinned", "status"),
     *("archived", "evicted", "taken back", "restored", "migrated", "evicted without archive"),
@@ -167,6 +167,8 @@ class Autopilot(RuleBasedStateMachine):
             "settings_change": {"what": chance.choice(sorted(CHANGES)), "crash": crash},
             "delete": {"study": study, "crash": crash},
             "a_bad_day": {"tier": chance.choice(NAMES), "what": chance.choice(BAD_DAYS)},
+            "damage_is_looked_for": {"what": chance.choice(["flip", "lose"]), "crash": crash}
+            | {"pick": chance.randrange(1000)},
             "damage": {"what": chance.choice(["flip", "lose"]), "pick": chance.randrange(1000)},
         }[name]
         told = ", ".join(f"{key}={value!r}" for key, value in named.items())
@@ -330,16 +332,28 @@ class Autopilot(RuleBasedStateMachine):
         with self.step():
             self._damage(what, pick)
 
-    def _damage(self, what: str, pick: int) -> None:
-        """Harm any object but what only markers are for; those in libraries most often."""
+    def damage_is_looked_for(self, what: str, pick: int, crash: int) -> None:
+        """A container is harmed, and VERIFY comes by."""
+        study = self._damage(what, pick, LIBRARIES)
+        if not study:
+            return
+        with self.step(crash):
+            try:
+                self.site.master.enqueue_item("VERIFY", study)
+            except RaypacsError:
+                return
+            self._work()
+
+    def _damage(self, what: str, pick: int, tiers: tuple[str, ...] = (*LIBRARIES, *NAMES)) -> str:
+        """Harm any object of a study, those in libraries most often; return the study."""
         found = [
             (name, path)
-            for name in (*LIBRARIES, *NAMES)
+            for name in tiers
             for path in self.site.disks[name].objects
             if path.startswith("studies/")
         ]
         if not found:
-            return
+            return ""
         name, path = found[pick % len(found)]
         disk = self.site.disks[name]
         if what == "lose":
@@ -347,6 +361,7 @@ class Autopilot(RuleBasedStateMachine):
         else:
             disk.flip(path, pick * 37)
         self.oracle.harmed(name, path)
+        return path.split("/")[1]
 
     # In the end
 
@@ -359,6 +374,8 @@ class Autopilot(RuleBasedStateMachine):
         quiet = 0
         for turn in range(60):
             self.site.now += (2, 140, 700, 4000)[turn % 4]
+            if turn == 3:  # the master has seen by now that every tier is there again
+                self.site.recover()
             self.site.tick()
             busy = self._work()
             quiet = 0 if busy or self.site.rows("SELECT 1 FROM delete_intents") else quiet + 1
@@ -430,6 +447,7 @@ def stages(
     shutil.rmtree(base)
 
 
+@pytest.mark.timeout(900)  # 250 walks take about a minute of a core, others run beside
 @pytest.mark.parametrize("part", range(PARTS))
 def test_nothing_is_lost(stages: tuple[dict[str, Template], Path], part: int) -> None:
     made, base = stages
