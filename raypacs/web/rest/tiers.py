@@ -159,7 +159,7 @@ def _add_orders(router: APIRouter, gateway: Gateway) -> None:
         raise NotFound(f"no tier {name}", tier=name)
 
     @router.post(
-        "/api/v1/studies/{study_uid}/migrate",
+        "/api/v1/studies/{uid}/migrate",
         status_code=202,
         summary="Move a study to another image tier, as one; reading goes on meanwhile",
         response_model=OrderedMigration,
@@ -171,10 +171,10 @@ def _add_orders(router: APIRouter, gateway: Gateway) -> None:
             **NO_MASTER,
         },
     )
-    def migrate(study_uid: str, body: OrderMigration, request: Request) -> Row:
+    def migrate(uid: str, body: OrderMigration, request: Request) -> Row:
         who = who_asks(gateway, request)
-        item_id = services.master("order_migrate", study_uid, body.to, who)
-        return {"item_id": item_id, "study_uid": study_uid}
+        item_id = services.master("order_migrate", uid, body.to, who)
+        return {"item_id": item_id, "study_uid": uid}
 
     @router.post(
         "/api/v1/recount",
