@@ -34,6 +34,8 @@ OPERATIONS = {
     "GET /api/v1/caches",
     "GET /api/v1/caches/{tier}/forecast",
     "GET /api/v1/caches/{tier}/history",
+    "POST /api/v1/caches/simulate",
+    "GET /api/v1/caches/size",
     "POST /api/v1/adoptions",
     "GET /api/v1/adoptions/{item_id}",
     "GET /api/v1/adoptions/{item_id}/report",

@@ -53,7 +53,7 @@ class SimulatedCache(Answer):
     evicted_by_rule: dict[str, int] = Field(description="Studies by rule")
     hours_at: dict[str, float] = Field(description="Hours at green, amber and red")
     level_changes: list[LevelChange] = Field(description="The level's history")
-    forecast: ForecastScore
+    forecast: ForecastScore = Field(description="How good its forecasts were")
     least_evictable_h: float | None = Field(
         description="Hours until nothing would have been left that may be evicted, at the worst"
     )
@@ -68,7 +68,7 @@ class Simulated(Answer):
     policy: str = Field(description="What freed caches, in words")
     start_s: float = Field(description="Begin on the virtual clock")
     end_s: float = Field(description="End")
-    load: SimulationLoad
+    load: SimulationLoad = Field(description="The load that was run")
     hit_ratio: float | None = Field(description="Part of reads that found it in an image cache")
     older_hit_ratio: float | None = Field(description="The same, studies older than 7 days")
     byte_hit_ratio: float | None = Field(description="The same by bytes")
@@ -76,7 +76,7 @@ class Simulated(Answer):
     hours_at_amber: float = Field(description="Hours with an amber image cache, and none red")
     hours_at_red: float = Field(description="Hours with a red image cache")
     counts: dict[str, int] = Field(description="What happened, over all caches (simulation.md)")
-    caches: list[SimulatedCache]
+    caches: list[SimulatedCache] = Field(description="What came of each cache")
 
 
 class SizeFactor(Answer):
@@ -93,7 +93,7 @@ class OneSize(Answer):
 
     what: str = Field(description="image cache, web cache, or library a year")
     size_bytes: int = Field(description="Product of the factors")
-    factors: list[SizeFactor]
+    factors: list[SizeFactor] = Field(description="What it is the product of")
 
 
 class Sized(Answer):
@@ -102,5 +102,5 @@ class Sized(Answer):
     bytes_per_day: int = Field(description="Of the load")
     amber_bytes: int = Field(description="What comes within the amber hours")
     measured: dict[str, float] | None = Field(description="What was measured; null: nothing")
-    sizes: list[OneSize]
+    sizes: list[OneSize] = Field(description="Image cache, web cache, library a year")
     notes: list[str] = Field(description="What an operator should know")
