@@ -127,6 +127,11 @@ def node(
         packs=dict,
         manifests=list,
         adopted_places=dict,
+        containers=list,
+        places=dict,
+        gone=list,
+        archiving_open=bool,
+        running_items=int,
     )
     yield made
     made.stop()
