@@ -93,6 +93,8 @@ class RestoreRun:
             looked = self._look(tasks, places, context)
             missing: Missing = [(one.series_uid, one.missing) for one in looked]
             if not places.manifests:
+                if self._site.manifests(uid):  # nothing is known of a study until it is read whole
+                    return WorkResult(error="the study was sealed meanwhile")
                 missing = _of_rows(self._site, uid)
             self._copy(tasks, missing, context)
             return self._result(tasks, looked, context, sealed=bool(places.manifests))
