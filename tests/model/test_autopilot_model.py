@@ -91,9 +91,8 @@ WALKS = int(os.environ.get("RAYPACS_WALKS", "250"))
 STEPS = 9
 PARTS = 8
 EVENTS = {
-    *("received", "prepared", "sealed", "reopened", "deleted", "conflict", "pinned", "status"),
-    *("archived", "evicted", "taken back", "restored", "migrated", "evicted without archive"),
-    *("container damaged", "archive not proven", "purged", "evicted from web cache"),
+    *("received", "sealed", "reopened", "deleted", "conflict", "prepared", "purged"),
+    *("archived", "evicted", "taken back", "migrated", "evicted from web cache"),
 }
 """What must have happened in the walks of a part."""
 
