@@ -207,8 +207,7 @@ class Offline:
         self._read_s = load.read_s
         self._size = load.size_bytes.astype(np.float64) if by_size else None
         self._due = np.full(len(load.arrived_s), np.inf)  # when it is opened next
-        first = np.unique(load.reads, return_index=True)
-        self._due[first[0]] = load.read_s[first[1]]
+        self._reads: Ints | None = load.reads
         self._now = load.start_s
         self._present = np.zeros(len(load.arrived_s), dtype=bool)
 
@@ -216,6 +215,10 @@ class Offline:
         self._present[study] = True
 
     def touch(self, studies: Ints, reads: slice) -> None:
+        if self._reads is not None:  # from here on: what was read before is not the future
+            first = np.unique(self._reads[reads.start :], return_index=True)
+            self._due[first[0]] = self._read_s[reads.start :][first[1]]
+            self._reads = None
         self._due[studies] = self._next[reads]  # of several reads the last one counts
         self._now = float(self._read_s[reads.stop - 1])
 
