@@ -365,7 +365,10 @@ class Oracle:
         orphans = there - known
         assert not orphans, (orphans, self.story(""))
         missing = {
-            (tier, path) for tier, path in known - there if path not in self.site.disks[tier].harmed
+            (tier, path)
+            for tier, path in known - there
+            if path not in self.site.disks[tier].objects
+            and path not in self.site.disks[tier].harmed
         }
         assert not missing, (missing, self.story(""))
         pending = [dict(row) for row in self.pending if row not in unread]
