@@ -40,6 +40,14 @@ class Thresholds(Strict):
         "Default 0.1.",
     )
 
+    keep_days: float = Field(
+        default=0.0,
+        ge=0,
+        le=3650,
+        description="Days of space that are made at least, once a cache is amber, so that it does "
+        "not become amber again soon. Default 0: until the level is left.",
+    )
+
     @model_validator(mode="after")
     def _red_below_amber(self) -> Thresholds:
         night = (

@@ -68,7 +68,7 @@ def caches(conn: sa.Connection, now: float) -> list[Cache]:
                 tier=tier.name,
                 role=tier.role,
                 capacity_bytes=account.capacity_bytes,
-                available_bytes=account.available_bytes,
+                available_bytes=max(0, account.capacity_bytes - account.used_bytes),
                 unarchived_bytes=ours.get(UNARCHIVED, 0) + ours.get(UNJUDGED, 0),
                 pinned_bytes=ours.get(PINNED, 0),
                 backlog_bytes=waits,

@@ -17,7 +17,11 @@ _DAY_HOURS = 7 * 24
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """A cache now. ``unarchived_bytes``: of studies without a proven library copy."""
+    """A cache now. ``unarchived_bytes``: of studies without a proven library copy.
+
+    ``available_bytes``: not used yet. Room that is promised to processes counts: it is what the
+    next studies are written to.
+    """
 
     tier: str
     role: str
@@ -82,6 +86,8 @@ def judged(cache: Cache, said: Forecast, before: Level, hours: Hours, *, is_nigh
         if level.rank < of.rank:
             return 0
         wanted = needed_bytes(hours.of(of, cache.role), hours.hysteresis, said.bytes_until)
+        if of is Level.AMBER:
+            wanted = max(wanted, said.bytes_until(hours.keep_h))
         if of is Level.RED or cache.role == "web":
             wanted = max(wanted, 2 * full_bytes(cache.capacity_bytes) + 1)
         return max(0, round(wanted) - cache.available_bytes)

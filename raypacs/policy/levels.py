@@ -48,6 +48,8 @@ class Hours:
     red_h: float
     web_h: float
     hysteresis: float = 0.1
+    keep_h: float = 0.0
+    """Hours of space to make at least, where a cache is freed at all (B13)."""
 
     def of(self, level: Level, role: str) -> float:
         """Return the hours at which ``level`` begins; 0 on green."""
@@ -73,6 +75,7 @@ def thresholds_of(thresholds: Thresholds, tier: TierSettings, *, is_night: bool)
         red_h=by_night(own.red_h, own.red_night_h),
         web_h=by_night(own.web_h, own.web_night_h),
         hysteresis=own.hysteresis,
+        keep_h=24 * own.keep_days,
     )
 
 

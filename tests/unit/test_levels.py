@@ -191,3 +191,9 @@ def test_rates_by_day_and_night_over_a_change_of_the_clocks() -> None:
     assert day["bytes_per_object"] == pytest.approx(500)
     assert whole["bytes_per_hour"] == pytest.approx((11 * 1007 + 14 * 5007) / 25)
     assert rates([], is_night, float(now)) == {"all": None, "day": None, "night": None}
+
+
+def test_days_of_space_are_made_once_a_cache_is_amber() -> None:
+    """B13: not only until the level is left."""
+    off = thresholds_of(Thresholds(keep_days=10), tier(), is_night=False)
+    assert off.keep_h == 240
