@@ -49,8 +49,8 @@ class Due:
     """By cache, where its walk through what may leave is (``evicting.Walk``)."""
     copied: dict[str, tuple[float, str]] = field(default_factory=dict)
     """By cache, up to where staging rules that copy were tried."""
-    listed_at: dict[int, int] = field(default_factory=dict)
-    """By delete intent, how many of the objects that it lists are gone."""
+    listed_at: dict[int, str] = field(default_factory=dict)
+    """By delete intent, the last path that is gone of those that it lists, in their order."""
     prepare_again_s: dict[str, float] = field(default_factory=dict)
     """By study, those whose packs are not to be made again before."""
     erase_s: float = 0.0

@@ -102,16 +102,18 @@ class DeleteDuties(TierDuties):
             )
             self._writer.put_off([one.intent_id], now + AGAIN_AFTER_S, now)
             return 0
-        start = self._due.listed_at.get(one.intent_id, 0)
-        while start < len(paths):
+        # Where it stopped is a path: the list may be another one by now.
+        last = self._due.listed_at.get(one.intent_id, "")
+        left = [path for path in sorted(paths) if path > last]
+        while left:
             # Asked once for some: what was begun goes, whoever is master.
             self._still_ours()
-            delete(tier, paths[start : start + OBJECTS_AT_ONCE], _begun)
-            start += OBJECTS_AT_ONCE
-            self._due.listed_at[one.intent_id] = start
+            delete(tier, left[:OBJECTS_AT_ONCE], _begun)
+            self._due.listed_at[one.intent_id] = left[:OBJECTS_AT_ONCE][-1]
+            left = left[OBJECTS_AT_ONCE:]
             if time.monotonic() > until_s:
                 break
-        if start < len(paths):
+        if left:
             return 0
         self._due.listed_at.pop(one.intent_id, None)
         _prune(tier, paths)
