@@ -58,7 +58,7 @@ def export(
     session = session_of(context, as_json)
     with session.client() as client:
         version, settings = client.settings()
-    text = tomli_w.dumps({_VERSION_KEY: version, **settings})
+    text = tomli_w.dumps({_VERSION_KEY: version, **_without_nothing(settings)})
     if file is not None:
         file.write_text(text, encoding="utf-8")
         session.emit({"version": version, "file": str(file)}, f"version {version} in {file}")
@@ -66,6 +66,13 @@ def export(
         session.emit({"version": version, "settings": settings})
     else:
         typer.echo(text, nl=False)
+
+
+def _without_nothing(values: Any) -> Any:
+    """Leave out what is not set: TOML has no word for it, and it is the default."""
+    if isinstance(values, dict):
+        return {key: _without_nothing(one) for key, one in values.items() if one is not None}
+    return [_without_nothing(one) for one in values] if isinstance(values, list) else values
 
 
 @app.command()
