@@ -1,4 +1,4 @@
-"""Commands `archive status`, `now` and `verify`: copies in libraries."""
+"""Commands `archive status`, `now`, `verify` and `purge`: copies in libraries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from raypacs.cli.session import Exit, Json, Session, amount, columns, session_of
+from raypacs.cli.session import Exit, Json, Session, agreed, amount, columns, session_of
 from raypacs.client import Client
 from raypacs.errors import ConfigError
 
@@ -16,7 +16,7 @@ POLL_S = 0.5
 _ENDED = frozenset({"COMPLETED", "WARNING", "FAILED", "CANCELED"})
 _SHOWN = 20
 
-app = typer.Typer(help="Copies in libraries: how archiving stands, archive now, verify.")
+app = typer.Typer(help="Copies in libraries: how archiving stands, archive now, verify, purge.")
 
 Studies = Annotated[
     list[str] | None,
@@ -101,6 +101,24 @@ def verify(
     with session.client() as client:
         told = client.verify_archive(studies or (), sample=sample)
         _end(session, client, told, wait, "to verify")
+
+
+@app.command()
+def purge(
+    context: typer.Context,
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID.")],
+    library: Annotated[str, typer.Argument(metavar="LIBRARY", help="Tier of role library.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take a study out of a library. Asks first; a copy that is relied on stays."""
+    session = session_of(context, as_json)
+    question = f"Delete the containers of study {escape(study)} in library {escape(library)}?"
+    if not yes and not agreed(session, question):
+        raise typer.Exit(Exit.FAILED)
+    with session.client() as client:
+        told = client.purge(study, library)
+    session.emit(told, f"{study}: {amount(told['size_bytes'])} leave {escape(library)}")
 
 
 def _end(session: Session, client: Client, told: dict[str, Any], wait: bool, what: str) -> None:

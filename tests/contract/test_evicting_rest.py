@@ -97,3 +97,25 @@ def test_commands(
     assert run("pin", "1.9")[0] == 4
     assert run("pin")[0] == 2
     assert "as ordered" in run("why", A)[1]
+
+
+def test_purge_takes_a_study_out_of_a_library_that_is_not_relied_on(
+    site: EvictingSite, client: httpx.Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["archive", "purge", *words, "--url", str(client.base_url)])
+        told = capsys.readouterr()
+        return int(ended.value.code or 0), told.out, told.err
+
+    assert run(A, "lib1")[0] == 2  # nobody there to ask
+    assert site.reader.containers(A)
+    code, told, _ = run(A, "lib1", "--yes")
+    assert (code, "leave lib1" in told) == (0, True)
+    assert not site.reader.containers(A)
+    assert run(A, "lib1", "--yes")[0] == 4
+    site.ready("1.2.5")
+    client.post("/api/v1/studies/1.2.5/evict", json={})
+    code, _, told = run("1.2.5", "lib1", "--yes", "--json")
+    assert (code, "no other library" in told) == (1, True)
+    assert site.reader.containers("1.2.5")
