@@ -256,14 +256,18 @@ def _described(conn: sa.Connection, study_uids: Sequence[str]) -> dict[str, Arch
         )
         for uid, tier in conn.execute(query):
             proven.setdefault(uid, set()).add(tier)
-        names = ("study_uid", "archiving", "created_s", "status", "his_verified", "prepare_due_s")
+        names = (
+            *("study_uid", "archiving", "committed"),
+            *("created_s", "status", "his_verified", "prepare_due_s"),
+        )
         rows = conn.execute(
             sa.select(*(studies.c[name] for name in names)).where(studies.c.study_uid.in_(uids))
         )
         for row in rows:
             found[row.study_uid] = Archivable(
                 study_uid=row.study_uid,
-                archiving=bool(row.archiving),
+                # What others rely on (committed) is never given up without a copy in a library.
+                archiving=bool(row.archiving or row.committed),
                 created_s=row.created_s,
                 status=row.status,
                 his_verified=bool(row.his_verified),

@@ -110,7 +110,8 @@ class EvictReader:
         found = []
         for uid, _, size_bytes in rows:
             fact = facts.get(uid)
-            if fact is None or fact.busy or not fact.candidate["archiving"]:
+            told = fact.candidate if fact is not None else {}
+            if fact is None or fact.busy or not (told["archiving"] or told["committed"]):
                 continue
             rule = matching(rules, fact.as_candidate(size_bytes), now)
             if rule is not None:

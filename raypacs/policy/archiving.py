@@ -17,6 +17,7 @@ BY_ITSELF, ORDERED = "window", "order"
 class Archivable:
     """What is known of a study. ``proven``: libraries that have a proven copy of it as it is.
 
+    ``archiving``: its source has it on, or it is under storage commitment (B6).
     ``created_s`` is its own: one that was inherited from another study does not count here (B7).
     ``growing``: it is not quiet yet.
     """

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from raypacs.autopilot.staging import StagingRule
 from raypacs.index import holds, levels
+from raypacs.index.candidates import START
 from raypacs.index.schema import studies
 from raypacs.policy.levels import Level
 from tests.archiving_site import NOON, ArchivingSite
@@ -108,6 +110,22 @@ def test_a_study_whose_source_is_not_archived_is_not(site: ArchivingSite) -> Non
         ours = studies.c.study_uid == A
         txn.conn.execute(studies.update().where(ours).values(archiving=False))
         holds.refresh(txn, [A])
+    assert site.night() == [B]
+    assert site.proven(A) == {}
+
+
+def test_one_under_storage_commitment_is_archived_though_its_source_is_not(
+    site: ArchivingSite,
+) -> None:
+    received(site, A, B)
+    with site.master._writer.transaction(site.now) as txn:
+        txn.conn.execute(studies.update().values(archiving=False))
+        ours = studies.c.study_uid == B
+        txn.conn.execute(studies.update().where(ours).values(committed=True))
+        holds.refresh(txn, [A, B])
+    rules = [StagingRule(name="all", level="amber", action="copy to library")]
+    page, _ = site.reader.to_copy("image1", rules, START, 10, site.now)
+    assert page == [(B, "all")]
     assert site.night() == [B]
     assert site.proven(A) == {}
 
