@@ -36,6 +36,8 @@ STUDIES_AT_ONCE = 8
 LOOK_EVERY_S = 0.5
 # A walk that found all there is begins anew after this time; what could not go may be free then.
 REST_S = 60.0
+# One that goes on where it stopped passes by what became free behind it, so not for ever.
+ANEW_S = 3600.0
 JUDGED_AT_ONCE = 100
 PREPARED_AT_ONCE = 2
 COPY_EVERY_S = 10.0
@@ -86,10 +88,7 @@ class EvictDuties(DeleteDuties, SealDuties):
 
     def _free(self, need: Need, now: float, until_s: float) -> None:
         """Let studies leave one cache until its need is met, there is none, or time is over."""
-        walk = self._due.walks.get(need.tier)
-        is_old = walk is not None and now >= max(walk.rest_until_s, walk.began_s + REST_S)
-        if walk is None or walk.level is not need.level or is_old:
-            walk = self._due.walks[need.tier] = Walk(need.level, now)
+        walk = self._walk(need, now)
         if now < walk.rest_until_s:
             return
         self._free_kept(need, now)
@@ -100,6 +99,8 @@ class EvictDuties(DeleteDuties, SealDuties):
             left = need.by_level[level] - freed
             if left <= 0:
                 if walk.number + 1 == len(levels) or need.by_level[levels[-1]] <= freed:
+                    if now >= walk.began_s + ANEW_S:
+                        del self._due.walks[need.tier]
                     return
                 walk.number, walk.after = walk.number + 1, START
                 continue
@@ -120,6 +121,22 @@ class EvictDuties(DeleteDuties, SealDuties):
                 return
             if time.monotonic() > until_s:
                 return
+
+    def _walk(self, need: Need, now: float) -> Walk:
+        """Return a cache's walk: the one under way, or a new one after a rest.
+
+        One under way is never begun anew because of its age: it would not get to its end, nor to
+        the rules of red, where it takes longer.
+        """
+        walk = self._due.walks.get(need.tier)
+        if walk is not None and (walk.level, need.level) == (Level.AMBER, Level.RED):
+            # Rules of amber come first on red, too: it goes on where it is.
+            walk.level = need.level
+            if walk.rest_until_s and walk.number + 1 < len(need.by_level):
+                walk.number, walk.after, walk.rest_until_s = walk.number + 1, START, 0.0
+        if walk is None or walk.level is not need.level or 0 < walk.rest_until_s <= now:
+            walk = self._due.walks[need.tier] = Walk(need.level, now)
+        return walk
 
     def _free_kept(self, need: Need, now: float) -> None:
         """Let go what series shares kept, where that is more than the shares by now."""

@@ -14,7 +14,7 @@ from raypacs.config import SourceSettings
 from raypacs.errors import IllegalTransition, InvalidQuery, NotFound
 from raypacs.index import ledger
 from raypacs.index.schema import copies, delete_intents, instances, studies
-from raypacs.master import deleting
+from raypacs.master import deleting, evicting
 from raypacs.policy.levels import Level
 from tests.evicting_site import EvictingSite
 
@@ -162,6 +162,46 @@ class TestWhatLeaves:
         site.evict()
         assert site.offline(A, B, C) == [A, C]  # red needs one more than is on its way
         assert "rule any, red" in texts(site, A)
+
+    def test_red_comes_however_long_amber_looks(
+        self, site: EvictingSite, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A walk that takes longer than a rest goes on where it is, also as amber becomes red."""
+        monkeypatch.setattr(evicting, "STUDIES_AT_ONCE", 1)
+        monkeypatch.setattr(evicting, "EVICT_FOR_S", -1.0)
+        monkeypatch.setattr(evicting, "REST_S", 1.0)
+        rule = StagingRule(
+            name="seen", action="delete from cache", level="amber", exported="must be"
+        )
+        anything = StagingRule(name="any", action="delete from cache", level="red")
+        site.change(staging=(rule, anything))
+        site.ready(A, B, C)
+        site.level("image1", Level.AMBER, MUCH)
+        site.evict(2)
+        place = site.master._due.walks["image1"].after
+        assert place[1] == B
+        site.level("image1", Level.RED, MUCH)
+        site.evict(1)
+        assert site.master._due.walks["image1"].after[1] == C
+        assert site.offline(A, B, C) == []
+        site.evict(2)
+        assert site.offline(A, B, C) == [A]
+        site.evict(4)
+        assert site.offline(A, B, C) == [A, B, C]
+
+    def test_a_walk_begins_anew_where_its_need_is_met(self, site: EvictingSite) -> None:
+        """So what became free behind it leaves in its turn."""
+        site.ready(A, B, C)
+        site.master.pin(A, 0, "ann")
+        site.level("image1", Level.AMBER, 1)
+        site.evict()
+        assert site.offline(A, B, C) == [B]
+        site.master.unpin(A, "ann")
+        site.now += evicting.ANEW_S
+        site.evict()
+        site.level("image1", Level.AMBER, 1 + site.reader.study(B)["size_bytes"])
+        site.evict()
+        assert site.offline(A, B, C) == [A, B]
 
     def test_a_dry_run_changes_nothing_and_says_the_same(self, site: EvictingSite) -> None:
         site.ready(A, B)
