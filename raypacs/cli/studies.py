@@ -72,7 +72,7 @@ def parse_query(words: list[str]) -> dict[str, str]:
 
 
 def show(context: typer.Context, study: StudyArgument, as_json: Json = False) -> None:
-    """Show one study: its series, how each was prepared, conflicts."""
+    """Show one study: its series, how each was prepared, where it lies, conflicts."""
     session = session_of(context, as_json)
     with session.client() as client:
         told = client.study(study)
@@ -104,6 +104,7 @@ def _show_study(session: Session, told: dict[str, Any]) -> None:
             escape(", ".join(reasons)),
         )
     session.stdout.print(table)
+    _show_copies(session, told["study"])
     for each in told["study"].get("story") or []:
         detail = ", ".join(f"{key} {value}" for key, value in (each.get("detail") or {}).items())
         session.stdout.print(
@@ -113,6 +114,29 @@ def _show_study(session: Session, told: dict[str, Any]) -> None:
         session.stdout.print(
             f"kept aside ({each['outcome']}): {each['sop_instance_uid']} "
             f"from {escape(str(each['source']))}: {escape(str(each['reason']))}",
+            highlight=False,
+        )
+
+
+def _show_copies(session: Session, study: dict[str, Any]) -> None:
+    """Say on which tiers the study lies, and if it is away from the image tiers."""
+    copies = study.get("copies") or []
+    table = columns(
+        "copies", "tier", "objects", "bytes", "proven", numbers=frozenset({"objects", "bytes"})
+    )
+    for each in copies:
+        proven = moment(each["proven_s"]) if each["archive_proven"] else ""
+        if proven and each["generation"] < study["generation"]:
+            proven += ", before the study grew"
+        table.add_row(
+            escape(each["tier"]), str(each["objects"]), amount(each["size_bytes"]), proven
+        )
+    if copies:
+        session.stdout.print(table)
+    if study.get("offline_s"):
+        session.stdout.print(
+            f"away from the image tiers since {moment(study['offline_s'])}: "
+            "`raypacs restore` brings it back",
             highlight=False,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -99,7 +100,16 @@ def test_get_gives_an_archived_study_that_left_the_caches(
     site: ArchivingSite, run: Run, tmp_path: Path
 ) -> None:
     before = {uid: data for uid, (_, data) in site.received(STUDY).items()}
+    code, out, _ = run("show", STUDY)
+    assert (code, "away from" in out) == (0, False)
+    rows = {row.split()[0]: row for row in out[out.index("copies") :].splitlines() if row.strip()}
+    assert rows["image1"].split()[2] == "6"
+    assert time.strftime("%Y-%m-%d", time.localtime(site.now)) in rows["lib2"]
     site.evict()
+    out = run("show", STUDY)[1]
+    assert "away from the image tiers since" in out
+    assert "lib1" in out
+    assert "image1" not in out[out.index("\ncopies") : out.index("away from")]
     assert site.reader.is_away(STUDY)
     with site.working():
         code, _, err = run("get", STUDY, tmp_path / "out", "--no-dicomdir")
