@@ -324,6 +324,17 @@ class Oracle:
 
     # At the end
 
+    def _beside(self, place: tuple[str, str]) -> set[tuple[str, str]]:
+        """Return the objects of the series that a manifest is of."""
+        assert place[1] in self.site.disks[place[0]].harmed, (place, self.story(""))
+        folder = place[1].rpartition("/")[0] + "/"
+        return {
+            (name, path)
+            for name, disk in self.site.disks.items()
+            for path in disk.objects
+            if path.startswith(folder)
+        }
+
     def settled(self) -> None:
         """Nothing is pending, and no tier has an object that the index does not know (6)."""
         self._look()
@@ -332,8 +343,10 @@ class Oracle:
             known |= set(places)
             for place in places:
                 if place not in self.gone:
-                    told = self._manifest(place) or self._ever.get(place, [])
-                    known |= {(one["tier"], one["path"]) for one in told}
+                    told = self._manifest(place) or self._ever.get(place)
+                    known |= {(one["tier"], one["path"]) for one in told or []}
+                    if told is None:  # harmed in the step that wrote it: nobody saw what it lists
+                        known |= self._beside(place)
         known |= {(row["tier"], row["path"]) for row in self.containers}
         for row in self.site.rows("SELECT tier, pack_path, header_path FROM packs"):
             known |= {(row[0], row[1]), (row[0], row[2])}
