@@ -6,6 +6,7 @@ is looked up once more before it is told, as it may have been replaced or delete
 
 Containers of libraries are read whole: each byte of them, and each instance's data set as received
 (``storage.container``). What is damaged or not there is told, and counts as no archived copy.
+Instances that left the image tiers are looked for in the containers alone.
 
 What was adopted has no SHA-256 until somebody read it: the first VERIFY does, and tells it.
 
@@ -105,10 +106,20 @@ class VerifyRun:
         return list(digested.differences)
 
     def _records(self) -> list[InstanceRecord]:
+        """Return the instances whose bytes should be on a tier, not only in containers."""
         try:
-            return [stored.record for stored in self._site.instances(self._study_uid)]
+            records = [stored.record for stored in self._site.instances(self._study_uid)]
         except (ManifestCorrupt, NotFound):
             return []  # a manifest is damaged or gone: nobody knows what else there is to check
+        away = self._away()
+        return [one for one in records if one.tier and one.series_uid not in away]
+
+    def _away(self) -> set[str]:
+        """Return series whose instances left the image tiers, or are about to."""
+        if self._site.moves is None:
+            return set()
+        places = self._site.moves.places(self._study_uid)
+        return {series_uid for series_uid, _, path, _ in places.manifests if path in places.gone}
 
     def _containers(self) -> list[ContainerRef]:
         return self._site.moves.containers(self._study_uid) if self._site.moves else []

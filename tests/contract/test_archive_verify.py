@@ -93,6 +93,27 @@ def test_a_library_that_is_away_is_no_damage(site: ArchivingSite) -> None:
     (site.folder / "elsewhere").rename(away)
 
 
+def test_an_offline_study_is_sound_where_its_containers_are(site: ArchivingSite) -> None:
+    site.evict()
+    verify(site)
+    assert [(one["state"], one["error"]) for one in site.items("VERIFY")] == [("COMPLETED", "")]
+    ref = site.reader.containers(STUDY)[0]
+    site.damage("lib1", ref.path)
+    verify(site)
+    item = max(site.items("VERIFY"), key=lambda one: int(one["item_id"]))
+    assert (item["state"], item["error"].count("on lib1")) == ("FAILED", 1)
+    assert "1 objects differ" in item["error"]
+
+
+def test_what_grew_while_it_was_away_is_verified(site: ArchivingSite) -> None:
+    site.evict()
+    site.store(*files(series=3)[6:])
+    site.quiet(prepared=False)
+    assert {one.record.tier for one in site.reader.instances(STUDY)} == {"", "image1"}
+    verify(site)
+    assert [(one["state"], one["error"]) for one in site.items("VERIFY")] == [("COMPLETED", "")]
+
+
 def test_what_is_damaged_and_offline_is_read_from_another_library(site: ArchivingSite) -> None:
     site.archives(libraries=["lib1", "lib2"])
     assert not site.archive()[0].error
