@@ -22,6 +22,7 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     session.emit(found, _levels(found))
     if session.json:
         return
+    session.stdout.print(_space(found))
     if any(cache["rates"]["all"] for cache in found):
         session.stdout.print(_rates(found))
     for cache in found:
@@ -51,11 +52,9 @@ def forecast(
 
 
 def _levels(caches: list[dict[str, Any]]) -> Table:
-    numbers = frozenset(
-        {"capacity", "used", "free", "hours p10", "p50", "p90", "to free", "evictable hours"}
-    )
-    table = columns("", "cache", "level", "capacity", "used", "free", "hours p10", "p50", "p90",
-                    "thresholds", "to free", "evictable hours", numbers=numbers)  # fmt: skip
+    numbers = frozenset({"hours p10", "p50", "p90", "to free", "evictable h"})
+    table = columns("", "cache", "level", "hours p10", "p50", "p90", "to free", "evictable h",
+                    numbers=numbers)  # fmt: skip
     for cache in caches:
         detail = cache["detail"]
         level = cache["level"]
@@ -63,19 +62,39 @@ def _levels(caches: list[dict[str, Any]]) -> Table:
         table.add_row(
             escape(cache["name"]),
             f"[{colour}]{level or 'not judged'}[/]",
-            amount(cache["capacity_bytes"]),
-            amount(cache["used_bytes"]),
-            amount(cache["available_bytes"]),
             *(hours_of(detail.get(f"hours_p{part}")) for part in (10, 50, 90)),
-            _thresholds(cache["thresholds"], detail),
             amount(detail["need_bytes"]) if detail.get("need_bytes") else "-",
             hours_of(detail.get("evictable_hours")) if cache["role"] == "image" else "-",
         )
+    return _whole(table)
+
+
+def _space(caches: list[dict[str, Any]]) -> Table:
+    """Return space and thresholds: apart from the levels, so that 80 columns are enough."""
+    numbers = frozenset({"capacity", "used", "free"})
+    table = columns("space and thresholds", "cache", "capacity", "used", "free", "thresholds",
+                    numbers=numbers)  # fmt: skip
+    for cache in caches:
+        table.add_row(
+            escape(cache["name"]),
+            amount(cache["capacity_bytes"]),
+            amount(cache["used_bytes"]),
+            amount(cache["available_bytes"]),
+            _thresholds(cache["thresholds"], cache["detail"]),
+        )
+    return _whole(table)
+
+
+def _whole(table: Table) -> Table:
+    """Let only the names in the first column break where a terminal is narrow."""
+    for column in table.columns[1:]:
+        column.no_wrap = True
+    table.columns[0].overflow = "fold"
     return table
 
 
 def _thresholds(hours: dict[str, float], detail: dict[str, Any]) -> str:
-    return ", ".join(
+    return "\n".join(
         f"{name.removesuffix('_h')} {value:g} h = "
         f"{amount(detail.get(name.replace('_h', '_bytes'), 0))}"
         for name, value in hours.items()

@@ -63,13 +63,18 @@ def test_caches_over_rest(client: httpx.Client) -> None:
     assert tiers["image1"]["hours_p50"] == image["detail"]["hours_p50"]
 
 
-def test_caches_on_the_command_line(client: httpx.Client) -> None:
+@pytest.mark.parametrize("width", ["80", "200"])
+def test_caches_on_the_command_line(client: httpx.Client, width: str) -> None:
     url = str(client.base_url)
-    run = CliRunner()
+    run = CliRunner(env={"COLUMNS": width})
     shown = run.invoke(app, ["--url", url, "cache", "status"], catch_exceptions=False)
     assert shown.exit_code == 0
     assert "image1" in shown.stdout
     assert "green" in shown.stdout
+    assert {"hours p10", "evictable h"} <= {
+        one.strip() for one in shown.stdout.splitlines()[0].split("\u2503")
+    }
+    assert "\u2026" not in shown.stdout
     assert "amber 48 h = " in shown.stdout
     as_json = run.invoke(app, ["--url", url, "cache", "status", "--json"], catch_exceptions=False)
     assert {one["name"] for one in json.loads(as_json.stdout)} == {"image1", "web1"}
