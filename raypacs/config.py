@@ -28,7 +28,7 @@ from raypacs.autopilot.arrival import ArrivalRule, SourceSettings
 from raypacs.autopilot.arrival import check as check_arrival
 from raypacs.autopilot.moving import MigrationSettings, PrefetchRule, RestoreSettings
 from raypacs.autopilot.staging import EvictionSettings, SeriesShare, StagingRule
-from raypacs.autopilot.thresholds import AlarmSettings, Thresholds
+from raypacs.autopilot.thresholds import AlarmSettings, Thresholds, check_own
 from raypacs.autopilot.tiers import TierSettings as TierSettings
 from raypacs.compression import CompressionRule as CompressionRule
 from raypacs.compression import is_stored
@@ -400,7 +400,8 @@ class Settings(_Strict):
     )
 
     @model_validator(mode="after")
-    def _statistics(self) -> Settings:
+    def _tiers(self) -> Settings:
+        check_own(self.thresholds, ((tier.name, tier.thresholds) for tier in self.tiers))
         name = self.statistics_tier
         if name and not any(tier.name == name and tier.takes_new for tier in self.tiers):
             raise ValueError(

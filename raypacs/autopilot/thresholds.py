@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from raypacs.autopilot.base import Strict
 
@@ -48,19 +55,55 @@ class Thresholds(Strict):
         "not become amber again soon. Default 0: until the level is left.",
     )
 
-    @model_validator(mode="after")
-    def _red_below_amber(self) -> Thresholds:
+    @property
+    def red_above_amber(self) -> str:
+        """Why these cannot be: red is above amber; '' where it is not."""
         night = (
             self.red_h if self.red_night_h is None else self.red_night_h,
             self.amber_h if self.amber_night_h is None else self.amber_night_h,
         )
         for when, red, amber in (("", self.red_h, self.amber_h), (" at night", *night)):
             if red > amber:
-                raise ValueError(
+                return (
                     f"red{when} ({red:g} h) is above amber ({amber:g} h): red is the more urgent "
                     "level and comes later, so its hours must not be more"
                 )
+        return ""
+
+    @model_validator(mode="after")
+    def _red_below_amber(self) -> Thresholds:
+        if self.red_above_amber:
+            raise ValueError(self.red_above_amber)
         return self
+
+
+class OwnThresholds(Thresholds):
+    """Hours of one cache: those keys that are given hold; the others are those of all caches."""
+
+    def over(self, site: Thresholds) -> Thresholds:
+        """Return the thresholds of all caches with those of this one laid over them."""
+        return site.model_copy(update={name: getattr(self, name) for name in self.model_fields_set})
+
+    @model_validator(mode="after")
+    def _red_below_amber(self) -> OwnThresholds:
+        """Nothing to say before the others are known: see ``check_own``."""
+        return self
+
+    @model_serializer(mode="wrap")
+    def _given(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what was not given: read again, it would hide the values of all caches."""
+        values: dict[str, Any] = plain(self)
+        return {name: value for name, value in values.items() if name in self.model_fields_set}
+
+
+def check_own(site: Thresholds, tiers: Iterable[tuple[str, OwnThresholds | None]]) -> None:
+    """Raise ValueError where red is above amber on a tier, with the values of all caches."""
+    for name, own in tiers:
+        why = own.over(site).red_above_amber if own is not None else ""
+        if why:
+            raise ValueError(
+                f"tier {name}, with `[thresholds]` where it has none of its own: {why}"
+            )
 
 
 class AlarmSettings(Strict):

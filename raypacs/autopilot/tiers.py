@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from raypacs.autopilot.base import Strict
-from raypacs.autopilot.thresholds import Thresholds
+from raypacs.autopilot.thresholds import OwnThresholds
 from raypacs.compression import is_stored
 from raypacs.object_store import S3Access, check_no_secrets, without_secrets
 
@@ -43,9 +43,10 @@ class TierSettings(Strict):
         description="No new objects, and what lies there is moved away (`raypacs tier drain`). "
         "Default false.",
     )
-    thresholds: Thresholds | None = Field(
+    thresholds: OwnThresholds | None = Field(
         default=None,
-        description="`[tiers.thresholds]`: this cache's own hours. Default those of all.",
+        description="`[tiers.thresholds]`: this cache's own hours. What is left out is as in "
+        "`[thresholds]`.",
     )
     adopted: Literal["", "folder", "orthanc"] = Field(
         default="",

@@ -61,11 +61,11 @@ class Hours:
 
 
 def thresholds_of(thresholds: Thresholds, tier: TierSettings, *, is_night: bool) -> Hours:
-    """Return the thresholds of ``tier`` now: its own where it has them, else those of all.
+    """Return the thresholds of ``tier`` now: its own where they are given, else those of all.
 
     Night values hold while the archive window is open; left out, they are those of the day.
     """
-    own = tier.thresholds or thresholds
+    own = tier.thresholds.over(thresholds) if tier.thresholds else thresholds
 
     def by_night(day: float, night: float | None) -> float:
         return night if is_night and night is not None else day

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from raypacs.autopilot.thresholds import Thresholds
 from raypacs.autopilot.tiers import TierSettings
+from raypacs.config import Settings
 from raypacs.policy.caches import Cache, judged, rates
 from raypacs.policy.forecast import HourlyIntake
 from raypacs.policy.forecasting import Forecast
@@ -107,8 +108,34 @@ def test_own_thresholds_and_those_of_the_night() -> None:
     of_all = Thresholds(amber_h=40, red_h=20, amber_night_h=30)
     assert thresholds_of(of_all, tier(), is_night=False) == Hours(40, 20, 24, 0.1)
     assert thresholds_of(of_all, tier(), is_night=True) == Hours(30, 20, 24, 0.1)
-    own = tier(thresholds=Thresholds(amber_h=9, red_h=3, red_night_h=0, hysteresis=0.5))
-    assert thresholds_of(of_all, own, is_night=True) == Hours(9, 0, 24, 0.5)
+    own = tier(thresholds={"amber_h": 9, "red_h": 3, "red_night_h": 0, "hysteresis": 0.5})
+    assert thresholds_of(of_all, own, is_night=False) == Hours(9, 3, 24, 0.5)
+    assert thresholds_of(of_all, own, is_night=True) == Hours(30, 0, 24, 0.5)
+
+
+def test_what_a_tier_does_not_say_is_as_for_all_also_when_read_again() -> None:
+    settings = Settings(
+        thresholds=Thresholds(amber_h=100, red_h=60, web_h=7, keep_days=2),
+        tiers=(tier(thresholds={"amber_h": 70, "amber_night_h": None}),),
+    )
+    again = Settings.model_validate_json(settings.model_dump_json())
+    assert again == settings
+    for one in (settings, again):
+        assert one.model_dump(mode="json")["tiers"][0]["thresholds"] == {
+            "amber_h": 70,
+            "amber_night_h": None,
+        }
+        for is_night in (False, True):
+            found = thresholds_of(one.thresholds, one.tiers[0], is_night=is_night)
+            assert found == Hours(70, 60, 7, 0.1, 48)
+
+
+def test_red_above_amber_of_all_is_refused_with_the_name_of_the_tier() -> None:
+    for own in ({"amber_h": 20}, {"red_h": 50}, {"amber_night_h": 4}):
+        with pytest.raises(ValidationError, match=r"tier a.* is above amber"):
+            Settings(tiers=(tier(thresholds=own),))
+    # By themselves, over the usual 48 hours, these would be refused.
+    Settings(thresholds=Thresholds(amber_h=100), tiers=(tier(thresholds={"red_h": 60}),))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +151,7 @@ def test_red_above_amber_is_refused_with_the_reason(wrong: dict[str, float]) -> 
     with pytest.raises(ValidationError, match="is above amber"):
         Thresholds(**wrong)
     with pytest.raises(ValidationError, match="is above amber"):
-        tier(thresholds=wrong)
+        Settings(tiers=(tier(thresholds=wrong),))
 
 
 def steady(bytes_an_hour: float, available: float) -> Forecast:
