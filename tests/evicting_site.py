@@ -130,7 +130,7 @@ class EvictingSite(RealSite):
             "need_bytes": need_bytes,
             "need_bytes_amber": more.get("amber", need_bytes),
             "need_bytes_red": more.get("red", need_bytes),
-            "available_bytes": row.available_bytes,
+            "available_bytes": row.capacity_bytes - row.used_bytes,
         }
         with self.master._writer.transaction(self.now) as txn:
             levels.keep(txn, [LevelRow(tier, level, self.now, self.now, detail)])

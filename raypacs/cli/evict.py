@@ -20,7 +20,9 @@ def evict(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would go, and why.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="Studies to tell of.")] = 100,
+    limit: Annotated[
+        int, typer.Option(min=1, max=1000, help="Studies to tell of, by cache.")
+    ] = 100,
     as_json: Json = False,
 ) -> None:
     """Say what leaves the caches now and why, and let it leave.
@@ -52,7 +54,9 @@ def _caches(plan: dict[str, Any]) -> Table:
             for why, row in one["held"].items()
         )
         skipped = [f"{count}: {why}" for why, count in one["skipped"].items()]
-        if not one["enough"]:
+        if one["enough"] is None:
+            skipped.append("more may leave than is told here")
+        elif not one["enough"]:
             skipped.append("what may leave is less than is needed")
         table.add_row(
             escape(one["tier"]),

@@ -125,7 +125,8 @@ class EvictReader:
         """Say what would leave which cache now and why, and what stays and why.
 
         ``caches``: of each cache level, need, what is held by what, and what was looked at and
-        stays; ``evictions``: at most ``limit`` studies, in their order. Nothing is changed.
+        stays (``enough`` None: not all was, so what is told of may not be all that may go);
+        ``evictions``: at most ``limit`` studies of each, in their order. Nothing is changed.
         """
         now = time.time() if now is None else now
         told: dict[str, Any] = {"caches": [], "evictions": []}
@@ -153,8 +154,7 @@ class EvictReader:
                     "enough": True,
                 }
                 if (need := needs.get(one.name)) is not None:
-                    left = max(0, limit - len(told["evictions"]))
-                    told["evictions"] += _would_go(conn, need, cache, left, now)
+                    told["evictions"] += _would_go(conn, need, cache, limit, now)
                 told["caches"].append(cache)
         return told
 
@@ -171,7 +171,9 @@ def _needs(conn: sa.Connection) -> list[Need]:
         leaving = evicting.leaving_bytes(conn, name)
         # Since the level was judged bytes came, and some that were on their way out went.
         then = row.detail.get("available_bytes")
-        there = account[name].available_bytes if name in account else 0
+        # As in the level's detail, what is promised to writers is free to a cache.
+        ours = account.get(name)
+        there = max(0, ours.capacity_bytes - ours.used_bytes) if ours else 0
         came = 0 if then is None else int(then) - there
         by_level: dict[Level, int] = {}
         for level in passes(row.level)[: 1 if role == "web" else None]:
@@ -193,6 +195,7 @@ def _would_go(
     gone: set[str] = set()
     cache["need_bytes"] = max(need.by_level.values(), default=0)
     freed = 0
+    is_cut_off = False
     skipped: dict[str, int] = {}
     for level, bytes_needed in need.by_level.items():
         after, left = START, bytes_needed - freed
@@ -226,6 +229,15 @@ def _would_go(
             if step.after is None:
                 break
             after = step.after
+        else:
+            is_cut_off = True
     cache["skipped"] = skipped
-    cache["enough"] = freed >= cache["need_bytes"]
+    cache["enough"] = _is_enough(cache, freed, is_cut_off=is_cut_off or len(told) >= limit)
     return told
+
+
+def _is_enough(cache: dict[str, Any], freed: int, *, is_cut_off: bool) -> bool | None:
+    """Whether as much may go as is needed; None where not all was looked at, so who knows."""
+    if freed >= cache["need_bytes"]:
+        return True
+    return None if is_cut_off and cache["free_bytes"] >= cache["need_bytes"] else False

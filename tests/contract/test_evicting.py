@@ -215,6 +215,32 @@ class TestWhatLeaves:
         site.evict()
         assert site.offline(A, B) == [A]
 
+    def test_a_dry_run_that_is_cut_off_does_not_say_that_it_is_not_enough(
+        self, site: EvictingSite
+    ) -> None:
+        site.ready(A, B, C)
+        size = site.reader.study(A)["size_bytes"]
+        site.level("web1", Level.AMBER, 1)
+        site.level("image1", Level.AMBER, size + 1)
+        for limit, enough in ((2, True), (1, None)):
+            plan = site.reader.evict_plan(limit=limit, now=site.now)
+            told = {one["tier"]: one for one in plan["caches"]}
+            assert told["image1"]["enough"] is enough
+            assert told["web1"]["enough"] is True  # a limit of its own
+            tiers = [one["tier"] for one in plan["evictions"]]
+            assert (tiers.count("image1"), tiers.count("web1")) == (limit, 1)
+        site.level("image1", Level.AMBER, MUCH)
+        plan = site.reader.evict_plan("image1", limit=1, now=site.now)
+        assert plan["caches"][0]["enough"] is False  # nor would all that nothing holds be
+
+    def test_what_is_promised_to_writers_is_no_need(self, site: EvictingSite) -> None:
+        site.ready(A)
+        site.level("image1", Level.AMBER, 0)
+        with site.master._writer.transaction(site.now) as txn:
+            assert ledger.grant(txn, "image1", "somebody", 10**6)
+        (need,) = site.reader.needs()
+        assert need.by_level == {Level.AMBER: 0}
+
 
 class TestArchivingOff:
     def test_it_leaves_altogether_and_the_audit_says_so(self, site: EvictingSite) -> None:

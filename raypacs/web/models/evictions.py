@@ -30,7 +30,10 @@ class CachePlan(Answer):
     skipped: dict[str, int] = Field(
         description="Of those looked at, how many stay, by why (work to be done, no rule matches)"
     )
-    enough: bool = Field(description="Whether what may leave is as much as is needed")
+    enough: bool | None = Field(
+        description="Whether what may leave is as much as is needed; null: more than `limit`, or "
+        "than was looked at, may leave, and whether it is enough is not known"
+    )
 
 
 class Eviction(Answer):
