@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raypacs.cluster.master import NAME, NAMESPACE, PING_GROUP, MasterActor, master_resource
 from raypacs.config import Bootstrap
 from raypacs.errors import MasterUnavailable, RaypacsError, TierUnavailable
+from raypacs.index.engine import is_behind
 
 _log = logging.getLogger("raypacs.cluster.mastership")
 
@@ -31,8 +32,11 @@ FROZEN_S = 9.0
 STUCK_S = 120.0
 """How long one event may take: tiers and the index have time limits of their own, far below."""
 STARTING_S = 120.0
-"""A new master may have a schema to migrate or a frozen one's lock to wait for."""
+"""A new master may have a frozen one's lock to wait for."""
 READY_S = 120.0
+MIGRATING_S = 3600.0
+"""How long it may take to start while the schema is an earlier one: to be killed in the middle of
+its migration, which is one transaction, only means to begin again. A million studies take 30 s."""
 CLOSE_S = 10.0
 NAMED_S = 10.0
 TAKES = 3
@@ -60,7 +64,7 @@ class Mastership:
             MasterUnavailable: it did not come up.
             RaypacsError: why it cannot.
         """
-        give_up_s = time.monotonic() + READY_S
+        began_s = time.monotonic()
         while True:
             try:
                 actor = self._create(here=here)
@@ -69,11 +73,11 @@ class Mastership:
             except RayTaskError as exc:
                 ray.kill(actor, no_restart=True)
                 cause = _cause(exc)
-                if not isinstance(cause, _PASSES) or time.monotonic() > give_up_s:
+                if not isinstance(cause, _PASSES) or self._is_late(began_s, READY_S):
                     raise cause from None
                 time.sleep(0.5)
             except _AWAY as exc:  # an earlier one is just ending, or this one was killed
-                if time.monotonic() > give_up_s:
+                if self._is_late(began_s, READY_S):
                     raise MasterUnavailable(f"the master does not come up: {exc}") from exc
                 time.sleep(0.5)
 
@@ -108,11 +112,18 @@ class Mastership:
                 _log.error("no master started", extra={"why": answer["failed"]})
                 self._replace(actor)
         except ray.exceptions.GetTimeoutError:
-            if time.monotonic() - self._answered_s > self._patience_s:
+            if self._is_late(self._answered_s, self._patience_s):
                 _log.error("the master is frozen, replacing it")
                 self._replace(actor)
         except RayError:  # being restarted by Ray
             self._answered_s, self._patience_s = now, STARTING_S
+
+    def _is_late(self, since_s: float, patience_s: float) -> bool:
+        """Whether it took longer than patience goes; further for one that migrates the schema."""
+        passed_s = time.monotonic() - since_s
+        if passed_s <= patience_s:
+            return False
+        return passed_s > MIGRATING_S or not is_behind(self._bootstrap.database_url)
 
     def take(self) -> None:
         """Become the master's node: close the one there is, create it here.

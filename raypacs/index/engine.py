@@ -246,6 +246,25 @@ def version(engine: sa.Engine) -> str | None:
         return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
 
 
+def is_behind(url: str) -> bool:
+    """Whether the index at ``url`` has an earlier schema, which a starting master migrates.
+
+    As long as the migration is under way: it is one transaction. False where nobody can tell.
+    """
+    try:
+        engine = open_engine(url, read_only=True)
+    except ConfigError:
+        return False
+    try:
+        found = version(engine)
+    except (IndexUnavailable, MasterUnavailable):
+        return False
+    finally:
+        engine.dispose()
+    known = {one.revision for one in _scripts().walk_revisions()}
+    return found in known and found != _scripts().get_current_head()
+
+
 def insert(conn: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
     """Return the dialect's INSERT, which has ``on_conflict_do_update`` and ``_do_nothing``."""
     return insert_into(conn.dialect.name, table)

@@ -24,7 +24,7 @@ from raypacs.errors import (
     StaleEpoch,
     StaleLease,
 )
-from raypacs.index.engine import migrate, open_engine
+from raypacs.index.engine import is_behind, migrate, open_engine
 from raypacs.index.ledger import TierSeen
 from raypacs.index.reader import IndexReader
 from raypacs.index.schema import metadata, work_items
@@ -102,6 +102,16 @@ class TestSchema:
         index.received()
         migrate(index.engine)
         assert len(index.reader.instances("1.2.3")) == 3
+
+    def test_an_earlier_schema_is_told_from_the_one_that_is_wanted(self, index: Index) -> None:
+        assert not is_behind(index.url)
+        with index.engine.begin() as conn:
+            conn.execute(sa.text("UPDATE alembic_version SET version_num = '0006'"))
+        assert is_behind(index.url)
+        with index.engine.begin() as conn:
+            conn.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+        assert not is_behind(index.url)
+        assert not is_behind("sqlite:////nowhere/at/all.sqlite")
 
     def test_a_reader_cannot_write_nor_create(self, index: Index, tmp_path: Path) -> None:
         engine = open_engine(index.url, read_only=True)

@@ -68,7 +68,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, answers: list[Any]) -> list[Any]:
     actor = Pinged(answers)
     monkeypatch.setattr(ray, "get_actor", lambda *_, **__: actor)
     monkeypatch.setattr(ray, "get", actor.get)
-    now = iter(range(0, 10_000, 2))
+    now = iter(range(0, 100_000, 2))
     monkeypatch.setattr(mastership, "time", SimpleNamespace(monotonic=lambda: float(next(now))))
     keeper = Mastership(Bootstrap())
     replaced: list[Any] = []
@@ -90,3 +90,13 @@ def test_one_that_gives_no_answer_is_replaced(monkeypatch: pytest.MonkeyPatch) -
     silent = [ray.exceptions.GetTimeoutError("no answer") for _ in range(3)]
     assert watched(monkeypatch, [answered(0.0), *silent[:1]]) == []
     assert len(watched(monkeypatch, [answered(0.0), *silent])) >= 1
+
+
+def test_one_that_migrates_the_schema_is_given_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = ray.exceptions.GetTimeoutError("no answer")
+    minutes = [silent] * int(2 * mastership.STARTING_S / 2)
+    assert watched(monkeypatch, list(minutes))
+    monkeypatch.setattr(mastership, "is_behind", lambda url: True)
+    assert watched(monkeypatch, list(minutes)) == []
+    hours = [silent] * int(2 * mastership.MIGRATING_S / 2)
+    assert watched(monkeypatch, hours)
