@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from raypacs.policy.forecast import HOUR_S, HourlyIntake
-from raypacs.policy.forecasting import Forecast
+from raypacs.policy.forecasting import PLAIN, Forecast
 from raypacs.policy.levels import Hours, Level, full_bytes, judge, needed_bytes
 
 HORIZONS = (4, 12, 48)
 """Hours after which a forecast is compared with what came."""
 _DAY_HOURS = 7 * 24
+_PLAIN_PART = 0.1
+"""At most this part of a cache is freed at a time while so little is known of what comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,8 @@ def judged(cache: Cache, said: Forecast, before: Level, hours: Hours, *, is_nigh
             wanted = max(wanted, said.bytes_until(hours.keep_h))
         if of is Level.RED or cache.role == "web":
             wanted = max(wanted, 2 * full_bytes(cache.capacity_bytes) + 1)
-        return max(0, round(wanted) - cache.available_bytes)
+        most = cache.capacity_bytes * _PLAIN_PART if said.method == PLAIN else math.inf
+        return max(0, round(min(wanted - cache.available_bytes, most)))
 
     amber, red = need(Level.AMBER), need(Level.RED)
     held = cache.unarchived_bytes + cache.pinned_bytes

@@ -16,7 +16,7 @@ from operator import itemgetter
 import numpy as np
 import numpy.typing as npt
 
-from raypacs.policy.forecast import HOUR_S, HourlyIntake, fill_rate, hour_of, hours_left
+from raypacs.policy.forecast import HOUR_S, WINDOW_S, HourlyIntake, hour_of
 from raypacs.policy.profile import WEEK, WEEKS, Profile, profile
 from raypacs.policy.wall_clock import wall_hours
 
@@ -28,6 +28,7 @@ LEAST_HOURS = 14 * 24
 """Less history is too little for a profile of the week."""
 LEAST_BUSY_HOURS = 24
 """Hours with intake; fewer say nothing of hours of the week."""
+_LEAST_PLAIN_HOURS = 24.0
 KEPT_HOURS = (WEEKS + 8) * WEEK
 _AHEAD_WEEKS = 9
 _TAILS = ((12, 48), (0.09, 0.07))
@@ -151,15 +152,17 @@ def _too_little(hours: int, busy: int) -> str:
 
 
 def _plain(first_s: int, taken: Floats, now: float, available: float, why: str) -> Forecast:
-    """Return the hours at the rate of the last seven days."""
-    history = [
-        HourlyIntake(first_s + HOUR_S * int(hour), 1, 1, int(taken[hour]))
-        for hour in np.flatnonzero(taken)
-    ]
-    rate = fill_rate(history, now)
-    left = hours_left(int(max(0, available)), rate)
-    ahead = ((1.0, rate.bytes_per_hour),) if rate else ()
-    return Forecast(None, left, None, PLAIN, why, ahead)
+    """Return the hours at the rate of the last seven days, or of all, if those are fewer.
+
+    Over a day at least, and quiet days before the first bytes of these seven days count: what
+    comes at once, once in a while, is not what comes every hour.
+    """
+    hours = first_s + HOUR_S * np.arange(len(taken))
+    came = float(taken[(hours > now - WINDOW_S) & (hours <= now)].sum())
+    if came <= 0:
+        return Forecast(None, None, None, PLAIN, why)
+    rate = came / max(_LEAST_PLAIN_HOURS, min(WINDOW_S, now - first_s) / HOUR_S)
+    return Forecast(None, max(0.0, available) / rate, None, PLAIN, why, ((1.0, rate),))
 
 
 class _Paths:

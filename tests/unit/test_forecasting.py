@@ -90,6 +90,21 @@ def test_too_little_history_is_said_and_the_plain_rate_holds() -> None:
     assert "hours with intake" in said(few, BEGIN + timedelta(days=20), MIB).why
 
 
+def test_one_burst_is_not_the_rate() -> None:
+    begin = int(BEGIN.timestamp())
+    gib = 1 << 30
+    first = forecast([HourlyIntake(begin, 10, 1000, 10 * gib)], begin + 1800, 190 * gib)
+    assert first.hours_p50 == pytest.approx(190 / (10 / 24))
+    # 8 GiB every eighth day: the quiet days before the last one count.
+    weeks = [HourlyIntake(begin + 8 * day * 86400, 10, 1000, 8 * gib) for day in range(9)]
+    said = forecast(weeks, weeks[-1].hour_s + 3600, 100 * gib)
+    assert said.method == PLAIN
+    assert said.hours_p50 == pytest.approx(100 / (8 / 168))
+    # What was before these days does not.
+    none = forecast(weeks, weeks[-1].hour_s + 7 * 86400 + 3600, 100 * gib)
+    assert (none.hours_p50, none.ahead) == (None, ())
+
+
 def test_growth_is_followed() -> None:
     history = clinic(BEGIN, 70, growth=0.05)
     at = BEGIN + timedelta(days=63, hours=8)

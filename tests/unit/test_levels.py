@@ -156,7 +156,7 @@ def test_red_above_amber_is_refused_with_the_reason(wrong: dict[str, float]) -> 
 
 def steady(bytes_an_hour: float, available: float) -> Forecast:
     left = available / bytes_an_hour
-    return Forecast(left * 0.8, left, left * 1.2, "plain", "", ((1.0, bytes_an_hour),))
+    return Forecast(left * 0.8, left, left * 1.2, "seasonal", "", ((1.0, bytes_an_hour),))
 
 
 @given(st.integers(1, 400), LEVELS)
@@ -183,6 +183,15 @@ def test_a_full_cache_without_rate_needs_to_be_freed() -> None:
     found = judged(Cache("a", "image", GIB, 0), never, Level.GREEN, HOURS, is_night=False)
     assert found.level is Level.RED
     assert found.need_bytes_red > full_bytes(GIB)
+
+
+def test_a_tenth_of_the_cache_is_freed_at_a_time_while_only_the_plain_rate_is_known() -> None:
+    plain = Forecast(None, 2.0, None, "plain", "2 days", ((1.0, 50 * GIB),))
+    found = judged(
+        Cache("a", "image", 1000 * GIB, 100 * GIB), plain, Level.GREEN, HOURS, is_night=False
+    )
+    assert found.level is Level.RED
+    assert found.need_bytes == found.need_bytes_red == 100 * GIB
 
 
 def test_hours_until_nothing_evictable_is_left() -> None:
