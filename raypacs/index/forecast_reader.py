@@ -7,10 +7,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from raypacs.errors import NotFound
-from raypacs.index import alarms, forecasts, levels, settings, status
+from raypacs.index import alarms, forecasts, ledger, levels, settings, status
+from raypacs.index.schema import work_items
+from raypacs.policy.archiving import ARCHIVE
 from raypacs.policy.caches import Cache, rates
 from raypacs.policy.forecast import HOUR_S, HourlyIntake, hour_of
 from raypacs.policy.levels import Hours, thresholds_of
+from raypacs.policy.queue import WAITING, State
 from raypacs.policy.window import is_open
 
 _WEEK_S = 7 * 24 * HOUR_S
@@ -40,6 +43,29 @@ class ForecastReader:
         """Return the bytes of studies with a proven copy, summed over libraries."""
         with self._engine.connect() as conn:
             return forecasts.library_bytes(conn)
+
+    def archiving_stuck(self, since_s: float) -> bool:
+        """Whether archiving was asked for and did not happen since then, or cannot happen.
+
+        An ARCHIVE item is as old and waits or runs, or one failed since, or no library is there.
+        What settings or pins keep back makes no items.
+        """
+        ours = work_items.c.kind == ARCHIVE
+        waits = sa.and_(
+            work_items.c.state.in_((*WAITING, State.IN_PROCESS)), work_items.c.created_s <= since_s
+        )
+        failed = sa.and_(
+            work_items.c.state == State.FAILED.value, work_items.c.finished_s >= since_s
+        )
+        items = [
+            sa.select(work_items.c.item_id).where(ours, one).limit(1) for one in (waits, failed)
+        ]
+        with self._engine.connect() as conn:
+            accounts = ledger.read(conn)
+            libraries = [one.name for one in settings.read(conn)[1].tiers if one.role == "library"]
+            return not any(
+                accounts[name].reachable for name in libraries if name in accounts
+            ) or any(conn.execute(query).first() is not None for query in items)
 
     def alarms(self) -> list[alarms.AlarmRow]:
         """Return the alarms that last, and those whose end is still to be told."""

@@ -61,6 +61,8 @@ def caches(conn: sa.Connection, now: float) -> list[Cache]:
         account = accounts.get(tier.name)
         if tier.role == "library" or tier.adopted or account is None or not account.seen_s:
             continue
+        if not (account.reachable or account.capacity_bytes):
+            continue  # never reached: how large it is nobody knows, so it is not full
         ours = held.get(tier.name, {})
         waits = backlog // len(taking) if tier.name in taking else 0
         found.append(

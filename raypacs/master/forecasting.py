@@ -186,7 +186,8 @@ class ForecastDuties(SealDuties):
             for hour in self._history(cache.tier, now)
             if hour.hour_s + HOUR_S > recent_s
         )
-        if waiting > fresh:
+        # Nor is it an alarm that settings keep back what there is: then nothing is to be done.
+        if waiting > fresh and self._reader.archiving_stuck(now - still_s):
             text = (
                 f"nothing was archived for {(now - since_s) / HOUR_S:.1f} hours of the window, "
                 f"{waiting} bytes wait"

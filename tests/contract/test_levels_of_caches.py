@@ -20,7 +20,7 @@ from raypacs.errors import NotFound
 from raypacs.index import ledger
 from raypacs.index.autopilot_schema import copy_totals, forecasts
 from raypacs.index.engine import insert
-from raypacs.index.schema import hourly_intake, outbox
+from raypacs.index.schema import hourly_intake, outbox, work_items
 from raypacs.master import Master
 from raypacs.policy.levels import Level
 from tests.real_site import T
@@ -86,6 +86,14 @@ class Caches:
             txn.conn.execute(sa.delete(copy_totals).where(*where))
             values = {"tier": tier, "hold": hold, "copies": 1, "size_bytes": size}
             txn.conn.execute(insert(txn.conn, copy_totals).values(values))
+
+    def item(self, state: str, finished_s: float = 0.0) -> None:
+        """Have an ARCHIVE item of this time, in place of others."""
+        values = {"item_id": "1", "kind": "ARCHIVE", "study_uid": "1.2", "state": state}
+        with self.writer.transaction(self.now) as txn:
+            txn.conn.execute(sa.delete(work_items))
+            row = values | {"created_s": self.now, "finished_s": finished_s}
+            txn.conn.execute(insert(txn.conn, work_items).values(row))
 
     def judge(self, seconds: float = 61) -> None:
         """Let time go by, and every cache be judged."""
@@ -240,7 +248,9 @@ def test_an_alarm_when_archiving_stands_still(caches: Caches) -> None:
     caches.now = caches.now // 86400 * 86400 + 18 * HOUR  # the window opens in two hours
     caches.hold("image1", "unarchived", 100 * MIB)
     caches.judge()
-    caches.now += 4 * HOUR
+    caches.now += 2 * HOUR
+    caches.item("SCHEDULED")
+    caches.now += 2 * HOUR
     caches.judge()
     assert keys(caches) == set()
     caches.now += 2 * HOUR
@@ -249,6 +259,46 @@ def test_an_alarm_when_archiving_stands_still(caches: Caches) -> None:
     caches.hold("lib", "library", 10 * MIB)
     caches.judge()
     assert keys(caches) == set()
+
+
+def test_a_quiet_night_is_no_alarm_though_settings_keep_studies_back(caches: Caches) -> None:
+    caches.now = caches.now // 86400 * 86400 + 20 * HOUR
+    caches.hold("image1", "unarchived", 100 * MIB)
+    caches.judge()
+    caches.now += 5 * HOUR
+    caches.judge()
+    assert keys(caches) == set()
+    caches.item("SCHEDULED")  # one that has just become due is no trouble yet
+    caches.judge()
+    assert keys(caches) == set()
+    caches.item("FAILED", caches.now)
+    caches.judge()
+    assert keys(caches) == {"archiving"}
+
+
+def test_no_library_in_reach_is_reason_enough_for_that_alarm(caches: Caches) -> None:
+    caches.now = caches.now // 86400 * 86400 + 20 * HOUR
+    caches.hold("image1", "unarchived", 100 * MIB)
+    caches.judge()
+    caches.writer.tiers_seen([ledger.TierSeen("lib", 0, reachable=False)], caches.now)
+    caches.now += 5 * HOUR
+    caches.judge()
+    assert keys(caches) == {"archiving"}
+
+
+def test_a_tier_that_was_never_reached_has_no_level(caches: Caches) -> None:
+    with caches.writer.transaction(caches.now) as txn:
+        txn.conn.execute(sa.delete(ledger.ledger).where(ledger.ledger.c.tier == "image1"))
+    lost = ledger.TierSeen("image1", 0, reachable=False)
+    caches.writer.tiers_seen([lost], caches.now)
+    caches.judge()
+    assert set(caches.reader.levels()) == {"web1"}
+    assert keys(caches) == set()
+    caches.writer.tiers_seen([ledger.TierSeen("image1", 1000 * MIB, reachable=True)], caches.now)
+    caches.judge()
+    caches.writer.tiers_seen([lost], caches.now)
+    caches.judge()
+    assert caches.reader.levels()["image1"].level is Level.GREEN
 
 
 def test_fresh_studies_are_no_reason_for_that_alarm(caches: Caches) -> None:
