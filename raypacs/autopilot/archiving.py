@@ -62,8 +62,8 @@ class ArchiveSettings(Strict):
         default=4,
         ge=1,
         le=1000,
-        description="ARCHIVE items that wait or run at most, of those that are made by "
-        "themselves. Default 4.",
+        description="ARCHIVE items that are due or run at most, of those that are made by "
+        "themselves; 25 times as many may wait for a library or a tier. Default 4.",
     )
     check_interval_s: float = Field(
         default=60.0,

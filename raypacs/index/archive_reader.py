@@ -42,6 +42,7 @@ class ArchiveWalk:
     """Where the walks through what may be archived are: what no library has, and the rest.
 
     ``..._s``: when the next round begins. ``opened_by``: why is archived by itself just now.
+    ``libraries``: those that could be written to when it was looked last.
     """
 
     unproven: Cursor = FIRST
@@ -49,6 +50,7 @@ class ArchiveWalk:
     rest: Cursor = FIRST
     rest_s: float = 0.0
     opened_by: str = ""
+    libraries: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,17 @@ class ArchiveReader:
         )
         with self._engine.connect() as conn:
             return int(conn.execute(query).scalar_one())
+
+    def archive_items(self, now: float) -> tuple[int, int]:
+        """Return how many ARCHIVE items run or are due, and how many wait for another try."""
+        retry = work_items.c.state == State.SCHEDULED_FOR_RETRY.value
+        later = sa.and_(is_waiting, sa.or_(retry, work_items.c.due_s > now))
+        query = sa.select(
+            sa.func.count(), sa.func.coalesce(sa.func.sum(sa.case((later, 1), else_=0)), 0)
+        ).where(work_items.c.kind == ARCHIVE, sa.or_(is_waiting, is_running))
+        with self._engine.connect() as conn:
+            row = conn.execute(query).one()
+        return int(row[0]) - int(row[1]), int(row[1])
 
     def may_be_sealed(self, study_uid: str) -> bool:
         """Whether no PREPARE of the study waits or runs, which needs its rows."""
@@ -125,7 +138,7 @@ class ArchiveReader:
             found = sorted({(row[0], row[1]) for row in conn.execute(sa.union_all(*ranges))})
             found = found[:limit]
             order = list(dict.fromkeys(uid for _, uid in found))
-            busy = _busy(conn, order, now)
+            busy = busy_or_failed(conn, order, now)
             known = _described(conn, [uid for uid in order if uid not in busy])
         last = found[-1] if len(found) >= limit else None
         return Page(tuple(known[uid] for uid in order if uid in known), last)
@@ -223,7 +236,7 @@ def _window(conn: sa.Connection, current: Settings, now: float) -> dict[str, Any
     }
 
 
-def _busy(conn: sa.Connection, study_uids: Sequence[str], now: float) -> set[str]:
+def busy_or_failed(conn: sa.Connection, study_uids: Sequence[str], now: float) -> set[str]:
     """Return studies of which an ARCHIVE or PREPARE waits or runs, or an ARCHIVE failed lately."""
     found: set[str] = set()
     failed = sa.and_(

@@ -31,8 +31,13 @@ class ArchiveWrites(Writing):
         with self.transaction(now, durable=True) as txn:
             archiving.archived(txn, lease, told)
 
-    def archive_by_itself(self, study_uids: Sequence[str], now: float) -> int:
-        """Make ARCHIVE items of studies that are due; return how many."""
+    def archive_by_itself(
+        self, study_uids: Sequence[str], now: float, libraries: Sequence[str] = ()
+    ) -> int:
+        """Make ARCHIVE items of studies that are due; return how many.
+
+        ``libraries``: into these only, as others cannot be written to just now.
+        """
         with self.transaction(now) as txn:
             generations: dict[str, int] = {}
             for uids in in_lists(study_uids):
@@ -40,7 +45,10 @@ class ArchiveWrites(Writing):
                     studies.c.study_uid.in_(uids)
                 )
                 generations |= {row[0]: int(row[1]) for row in txn.conn.execute(query)}
-            wish = Wish(Priority.LOW, payload={"by": BY_ITSELF}, rule=_RULE)
+            payload: dict[str, Any] = {"by": BY_ITSELF}
+            if libraries:
+                payload["libraries"] = list(libraries)
+            wish = Wish(Priority.LOW, payload=payload, rule=_RULE)
             return sum(
                 queue.enqueue(txn, ARCHIVE, uid, generations[uid], wish)
                 for uid in study_uids
@@ -48,13 +56,18 @@ class ArchiveWrites(Writing):
             )
 
     def order_archive(
-        self, study_uids: Sequence[str], libraries: Sequence[str], who: str, now: float
+        self,
+        study_uids: Sequence[str],
+        libraries: Sequence[str],
+        who: str,
+        now: float,
+        priority: Priority = Priority.MEDIUM,
     ) -> dict[str, Any]:
         """Make ARCHIVE items that wait for no window; return item ids and what was refused."""
         payload: dict[str, Any] = {"by": ORDERED}
         if libraries:
             payload["libraries"] = list(libraries)
-        wish = Wish(payload=payload, who=who, rule="archive now")
+        wish = Wish(priority, payload=payload, who=who, rule="archive now")
         return self._ask(ARCHIVE, study_uids, wish, now)
 
     def order_verify(self, study_uids: Sequence[str], who: str, now: float) -> dict[str, Any]:

@@ -22,6 +22,8 @@ STUDIES_PER_LOOK = 64
 MOST_ORDERED = 1000
 # Looking through everything that is archived is not done as often.
 ROUNDS = 10
+# Items that wait for a library or a tier hold up others only from so many times archive.items on.
+WAITING_TIMES = 25
 _UNPROVEN = (UNARCHIVED, PINNED)
 _PROVEN = (FREE, KEPT, UNJUDGED)
 
@@ -68,9 +70,18 @@ class ArchiveDuties(SealDuties):
         libraries: Sequence[TierSettings],
         now: float,
     ) -> None:
-        free = settings.archive.items - self._reader.open_items(ARCHIVE)
-        if free <= 0:
+        most = settings.archive.items
+        busy, later = self._reader.archive_items(now)
+        free = min(most - busy, most * WAITING_TIMES - later)
+        usable = self._usable(libraries, now)
+        names = frozenset(library.name for library in usable)
+        if names - walk.libraries:  # what went to the others only is due for it now
+            walk.unproven_s = walk.rest_s = 0.0
+            walk.unproven, walk.rest = FIRST, FIRST
+        walk.libraries = names
+        if free <= 0 or not usable:
             return
+        into = sorted(names) if len(usable) < len(libraries) else []
         image = [tier.name for tier in settings.tiers if tier.role == "image" and not tier.adopted]
         # Several libraries, another one than before, or what left the image tiers since.
         every = image + [tier.name for tier in settings.tiers if tier.role == "library"]
@@ -81,10 +92,10 @@ class ArchiveDuties(SealDuties):
             due = [
                 study.study_uid
                 for study in page.studies
-                if not archiving.why_not(study, settings.archive, libraries, now)
+                if not archiving.why_not(study, settings.archive, usable, now)
             ]
             if due:
-                self._writer.archive_by_itself(due[:free], now)
+                self._writer.archive_by_itself(due[:free], now, into)
                 self._polls.changed()
             # The page is looked at once more where not all fit: those that did are left out.
             return after if len(due) > free else page.after
@@ -97,6 +108,20 @@ class ArchiveDuties(SealDuties):
             after = step(every, (*_PROVEN, LIBRARY), walk.rest)
             walk.rest = after or FIRST
             walk.rest_s = 0.0 if after else now + ROUNDS * interval_s
+
+    def _usable(self, libraries: Sequence[TierSettings], now: float) -> list[TierSettings]:
+        """Leave out libraries that are away, or had no room a while ago.
+
+        What waits for one of them asks for room again and again: so it is known when it has some.
+        """
+        accounts = self._reader.ledger()
+        return [
+            library
+            for library in libraries
+            if (row := accounts.get(library.name)) is not None
+            and row.reachable
+            and self._due.full_s.get(library.name, 0.0) <= now
+        ]
 
     # Events
 

@@ -12,6 +12,7 @@ from raypacs.errors import StudySealed
 from raypacs.index.archive_reader import ArchiveWalk
 from raypacs.index.reader import IndexReader
 from raypacs.index.writer import IndexWriter
+from raypacs.master.batches import Batches
 from raypacs.master.polls import Polls
 from raypacs.master.roll import Roll
 from raypacs.storage.filed import Files
@@ -43,6 +44,8 @@ class Due:
     evict_s: float = 0.0
     archive_s: float = 0.0
     archive_walk: ArchiveWalk = field(default_factory=ArchiveWalk)
+    full_s: dict[str, float] = field(default_factory=dict)
+    """By tier that had no room for what was asked, until when it counts as full."""
     pins_s: float = 0.0
     copy_s: float = 0.0
     walks: dict[str, Any] = field(default_factory=dict)
@@ -78,6 +81,7 @@ class MasterBase:
     _reader: IndexReader
     _writer: IndexWriter
     _tiers: TierSet
+    _deletes: Batches
     _due: Due
     _polls: Polls
     _roll: Roll

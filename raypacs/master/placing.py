@@ -14,6 +14,8 @@ from raypacs.records import Lease
 LOOK_EVERY_S = 2.0
 GROWN_PER_TICK = 10
 ARRIVED_PER_TICK = 10
+# What waits for room asks again sooner: so long a tier counts as full where nothing does.
+FULL_FOR_S = 600.0
 
 
 class PlaceEvents(SealDuties):
@@ -41,8 +43,17 @@ class PlaceEvents(SealDuties):
         self._writer.plan_objects(lease, places, self._clock())
 
     def reserve(self, lease: Lease, tier: str, size_bytes: int) -> int:
-        """Take room for an attempt; return the bytes granted. Raises StaleLease."""
-        return self._writer.reserve(lease, tier, size_bytes, self._clock())
+        """Take room for an attempt; return the bytes granted. Raises StaleLease.
+
+        A tier that had less counts as full for a while.
+        """
+        now = self._clock()
+        granted = self._writer.reserve(lease, tier, size_bytes, now)
+        if granted < size_bytes:
+            self._due.full_s[tier] = now + FULL_FOR_S
+        else:
+            self._due.full_s.pop(tier, None)
+        return granted
 
     def order_restore(
         self,

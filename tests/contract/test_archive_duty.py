@@ -130,6 +130,46 @@ def test_one_under_storage_commitment_is_archived_though_its_source_is_not(
     assert site.proven(A) == {}
 
 
+MANY = [f"1.2.{number}" for number in range(1, 8)]
+
+
+def nights(site: ArchivingSite, count: int) -> None:
+    for _ in range(count):
+        site.ticks()
+        site.work_off("ARCHIVE")
+        site.now += 120
+
+
+def test_a_library_that_is_away_holds_up_no_other_study(site: ArchivingSite) -> None:
+    received(site, *MANY)
+    site.archives(items=2)
+    away = site.folder / "lib1"
+    away.rename(site.folder / "elsewhere")
+    away.mkdir()
+    nights(site, 6)
+    assert all(site.proven(uid) == {"lib2": True} for uid in MANY)
+    assert [one for one in site.items("ARCHIVE") if one["state"] == "FAILED"] == []
+    away.rmdir()
+    (site.folder / "elsewhere").rename(away)
+    nights(site, 6)
+    assert all(site.proven(uid) == {"lib1": True, "lib2": True} for uid in MANY)
+    assert {one["state"] for one in site.items("ARCHIVE")} == {"COMPLETED"}
+
+
+def test_a_full_library_holds_up_no_other_study(site: ArchivingSite) -> None:
+    received(site, *MANY)
+    site.archives(items=2)
+    site.set_tier("lib1", capacity_bytes=10_000)
+    site.ticks()
+    nights(site, 6)
+    assert all(site.proven(uid) == {"lib2": True} for uid in MANY)
+    waiting = [one for one in site.items("ARCHIVE") if one["state"] != "COMPLETED"]
+    assert 0 < len(waiting) <= 2
+    site.set_tier("lib1", capacity_bytes=10_000_000)
+    nights(site, 6)
+    assert all(site.proven(uid) == {"lib1": True, "lib2": True} for uid in MANY)
+
+
 def test_a_library_that_is_added_gets_what_is_archived_elsewhere(site: ArchivingSite) -> None:
     received(site, A)
     site.archives(libraries=["lib1"])
