@@ -22,9 +22,12 @@ from raypacs.index.evicting import Places
 from raypacs.index.pins import FOR_EVER_S
 from raypacs.master.deleting import DeleteDuties
 from raypacs.master.sealing import SealDuties
+from raypacs.policy import archiving
+from raypacs.policy.archiving import ARCHIVE
 from raypacs.policy.eviction import Choice
 from raypacs.policy.holding import KEPT
 from raypacs.policy.levels import Level
+from raypacs.policy.queue import Priority
 from raypacs.policy.staging import copying
 from raypacs.storage import manifest
 
@@ -190,19 +193,27 @@ class EvictDuties(DeleteDuties, SealDuties):
         settings = self._reader.settings()[1]
         if not copying(settings.staging, Level.RED):
             return
+        if not archiving.libraries_of(settings.tiers, settings.archive.libraries):
+            return
+        # By day the other half may be what is parked until the window opens.
+        free = 2 * settings.archive.items - self._reader.open_items(ARCHIVE)
         levels = self._reader.levels()
         for tier in settings.tiers:
             if tier.role != "image" or tier.adopted:
                 continue
             level = levels[tier.name].level if tier.name in levels else Level.GREEN
             rules = copying(settings.staging, level)
-            if not rules:
+            if not rules or free <= 0:
                 continue
+            most = min(free, STUDIES_AT_ONCE)
             after = self._due.copied.get(tier.name, START)
-            found, more = self._reader.to_copy(tier.name, rules, after, STUDIES_AT_ONCE, now)
+            found, more = self._reader.to_copy(tier.name, rules, after, most, now)
             for name in dict.fromkeys(name for _, name in found):
                 uids = [uid for uid, rule in found if rule == name]
-                self.order_archive(uids, f"staging rule {name}")
+                who = f"staging rule {name}"
+                self._writer.order_archive(uids, [], who, now, Priority.LOW)
+                self._polls.changed()
+            free -= len(found)
             self._due.copied[tier.name] = more or START
             if more:
                 self._due.copy_s = now + LOOK_EVERY_S
