@@ -20,6 +20,7 @@ from raypacs.index import (
     settings,
     web_evicting,
 )
+from raypacs.index.archive_reader import busy_or_failed
 from raypacs.index.candidates import START, Cursor
 from raypacs.index.deletion import ListedIntent
 from raypacs.index.evict_step import Ask
@@ -101,17 +102,25 @@ class EvictReader:
     ) -> tuple[list[tuple[str, str]], Cursor | None]:
         """Return (study UID, rule) of unarchived studies on a tier that rules copy to a library.
 
-        A page of candidates; with where the walk goes on, None at its end.
+        A page of candidates; with where the walk goes on, None at its end. Those of which an
+        ARCHIVE failed lately are left out: they are tried again later, not at every round.
         """
         with self._engine.connect() as conn:
             current = settings.read(conn)[1]
             rows = candidates.page(conn, tier, after, limit, hold=UNARCHIVED)
-            facts = candidates.facts(conn, [row[0] for row in rows], current, now)
+            uids = [row[0] for row in rows]
+            facts = candidates.facts(conn, uids, current, now)
+            failed = busy_or_failed(conn, uids, now)
         found = []
         for uid, _, size_bytes in rows:
             fact = facts.get(uid)
             told = fact.candidate if fact is not None else {}
-            if fact is None or fact.busy or not (told["archiving"] or told["committed"]):
+            if (
+                fact is None
+                or fact.busy
+                or uid in failed
+                or not (told["archiving"] or told["committed"])
+            ):
                 continue
             rule = matching(rules, fact.as_candidate(size_bytes), now)
             if rule is not None:

@@ -13,9 +13,10 @@ from raypacs.autopilot.staging import EvictionSettings, SeriesShare, StagingRule
 from raypacs.config import SourceSettings
 from raypacs.errors import IllegalTransition, InvalidQuery, NotFound
 from raypacs.index import ledger
-from raypacs.index.schema import copies, delete_intents, instances, studies
+from raypacs.index.schema import copies, delete_intents, instances, studies, work_items
 from raypacs.master import deleting, evicting
 from raypacs.policy.levels import Level
+from raypacs.policy.queue import Priority
 from tests.evicting_site import EvictingSite
 
 A, B, C = "1.2.3", "1.2.4", "1.2.5"
@@ -240,6 +241,49 @@ class TestWhatLeaves:
             assert ledger.grant(txn, "image1", "somebody", 10**6)
         (need,) = site.reader.needs()
         assert need.by_level == {Level.AMBER: 0}
+
+
+class TestCopying:
+    RULE = StagingRule(name="all", action="copy to library", level="green")
+
+    def test_no_more_at_a_time_and_no_more_than_once_in_the_night_it_failed(
+        self, site: EvictingSite
+    ) -> None:
+        site.ready(A, B, C, libraries=())
+        archive = site.settings.archive.model_copy(update={"items": 1})
+        site.change(staging=(self.RULE,), archive=archive)
+        site.evict(12)
+        waits = open_items(site)
+        assert [one["study_uid"] for one in waits] == [A, B]  # one might be parked
+        assert {one["priority"] for one in waits} == {Priority.LOW}
+        with site.master._writer.transaction(site.now) as txn:
+            values = {"state": "FAILED", "finished_s": site.now}
+            txn.conn.execute(sa.update(work_items).values(values))
+        site.evict(24)
+        assert [one["study_uid"] for one in open_items(site)] == [C]
+
+    def test_without_a_library_the_rest_of_a_tick_goes_on(
+        self, tmp_path: Path, database_url: str
+    ) -> None:
+        site = EvictingSite(tmp_path, database_url)
+        try:
+            site.ready(A, libraries=())
+            tiers = tuple(one for one in site.settings.tiers if one.role != "library")
+            site.change(staging=(self.RULE,), tiers=tiers)
+            site.evict(12)
+            assert open_items(site) == []
+        finally:
+            site.close()
+
+
+def open_items(site: EvictingSite) -> list[Any]:
+    with site.reader._engine.connect() as conn:
+        rows = conn.execute(
+            sa.select(work_items)
+            .where(work_items.c.kind == "ARCHIVE", work_items.c.state != "FAILED")
+            .order_by(work_items.c.item_id)
+        )
+        return [dict(row) for row in rows.mappings()]
 
 
 class TestArchivingOff:
