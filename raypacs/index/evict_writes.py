@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 
 from raypacs.index import deletion, evict_step, evicting, pins, purging, web_evicting
 from raypacs.index.evict_step import Ask, Step
 from raypacs.index.evicting import Places
 from raypacs.index.writing import Writing
+
+JUDGE_FOR_S = 0.02
+"""So long copies are judged at a time; the master does nothing else meanwhile."""
 
 
 class EvictWrites(Writing):
@@ -61,10 +65,19 @@ class EvictWrites(Writing):
         with self.transaction(now) as txn:
             return pins.end_pins(txn, limit)
 
-    def judge_some(self, limit: int, now: float) -> int:
-        """Judge copies that never were, or all after tiers have other roles; return how many."""
-        with self.transaction(now) as txn:
-            return pins.judge_some(txn, limit) or pins.judge_again(txn, limit)
+    def judge_some(self, limit: int, now: float, for_s: float = JUDGE_FOR_S) -> int:
+        """Judge copies that never were, or all after tiers have other roles; return how many.
+
+        Pages of ``limit``, each a transaction of its own, until there are none or ``for_s`` are
+        over.
+        """
+        judged, until_s = 0, time.monotonic() + for_s
+        while True:
+            with self.transaction(now) as txn:
+                found = pins.judge_some(txn, limit) or pins.judge_again(txn, limit)
+            judged += found
+            if not found or time.monotonic() >= until_s:
+                return judged
 
     def prepare_again(self, study_uid: str, now: float) -> bool:
         """Let a study whose packs had left become due for PREPARE, once."""

@@ -10,9 +10,12 @@ from raypacs.config import Settings, TierSettings
 from raypacs.index import ledger, levels, settings, status
 from raypacs.index.levels import LevelRow
 from raypacs.index.schema import copy_totals
-from raypacs.policy.holding import UNARCHIVED
+from raypacs.policy.holding import FREE, KEPT, LIBRARY, UNARCHIVED, UNJUDGED
 from raypacs.policy.levels import thresholds_of
 
+_ARCHIVED = (FREE, KEPT, LIBRARY)
+"""Others stay for another reason than their proofs, whether there are any or not."""
+_OPEN = (UNARCHIVED, UNJUDGED)
 _FIGURES = (
     *("hours_p10", "hours_p50", "hours_p90"),
     *("amber_bytes", "red_bytes", "evictable_hours"),
@@ -33,12 +36,8 @@ def states(conn: sa.Connection, now: float) -> list[dict[str, Any]]:
         | _of_settings(current, by_name[row["name"]], judged.get(row["name"]))
         | _of_level(judged.get(row["name"]))
         | {
-            "unarchived_bytes": held.get((row["name"], UNARCHIVED), 0),
-            "archived_bytes": sum(
-                size
-                for (tier, hold), size in held.items()
-                if tier == row["name"] and hold != UNARCHIVED
-            ),
+            "unarchived_bytes": sum(held.get((row["name"], hold), 0) for hold in _OPEN),
+            "archived_bytes": sum(held.get((row["name"], hold), 0) for hold in _ARCHIVED),
         }
         for row in status.tiers(conn, now)
     ]
