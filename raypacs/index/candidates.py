@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from raypacs.config import Settings
+from raypacs.index import ledger
 from raypacs.index.engine import in_lists
 from raypacs.index.schema import (
     containers,
@@ -22,15 +23,21 @@ from raypacs.index.schema import (
     studies,
     work_items,
 )
+from raypacs.policy.archiving import ARCHIVE
 from raypacs.policy.arrival import archiving_of
 from raypacs.policy.eviction import Candidate
 from raypacs.policy.holding import FREE
 from raypacs.policy.queue import WAITING, State
 
+_VERIFY = "VERIFY"
+
 Cursor = tuple[float, str]
 """(access time, study UID) of the last one seen."""
 
 START: Cursor = (-1.0, "")
+
+UNPROVEN = "no library has a sound, proven copy of it"
+AWAY = "the library with its proven copy is away"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,9 @@ class Facts:
     adopted: bool = False
     series: list[SeriesPlace] = field(default_factory=list)
     libraries: list[str] = field(default_factory=list)
-    """Those with a proven, undamaged copy of the current generation."""
+    """Those that are there, with a proven, undamaged copy of the current generation."""
+    away: list[str] = field(default_factory=list)
+    """Those with such a copy that cannot be reached: it proves nothing until it is seen again."""
     busy: str = ""
 
     @property
@@ -76,6 +85,11 @@ class Facts:
         ((objects, size_bytes),) = self.images.values()
         counted = (sum(one.instance_count for one in here), sum(one.size_bytes for one in here))
         return counted != (objects, size_bytes)
+
+    @property
+    def unproven(self) -> str:
+        """Why no library counts as proof; only where none does."""
+        return AWAY if self.away else UNPROVEN
 
     def as_candidate(self, size_bytes: int, kept: frozenset[str] = frozenset()) -> Candidate:
         """Return what the policy decides on; ``kept``: modalities of series shares."""
@@ -128,7 +142,7 @@ def facts(
         some = {row.study_uid: _fact(row, settings, now) for row in rows}
         _add_series(conn, uids, some)
         _add_copies(conn, uids, some, roles)
-        for uid, name in _busy(conn, uids):
+        for uid, name in _busy(conn, uids, some):
             some[uid].busy = some[uid].busy or f"{name} is to be done"
         found |= some
     return found
@@ -211,9 +225,12 @@ def _add_copies(
             proven.append((row.study_uid, row.tier))
     if proven:
         whole = _whole(conn, sorted({uid for uid, _ in proven}))
+        there = {name for name, row in ledger.read(conn).items() if row.reachable}
         for uid, tier in sorted(proven):
-            if {one.series_uid for one in found[uid].series} <= whole.get((uid, tier), set()):
-                found[uid].libraries.append(tier)
+            # As archiving counts them: a series without instances has no container.
+            wanted = {one.series_uid for one in found[uid].series if one.instance_count}
+            if wanted and wanted <= whole.get((uid, tier), set()):
+                (found[uid].libraries if tier in there else found[uid].away).append(tier)
 
 
 def _whole(conn: sa.Connection, uids: Sequence[str]) -> dict[tuple[str, str], set[str]]:
@@ -234,12 +251,23 @@ def _whole(conn: sa.Connection, uids: Sequence[str]) -> dict[tuple[str, str], se
     return found
 
 
-def _busy(conn: sa.Connection, uids: Sequence[str]) -> list[tuple[str, str]]:
-    """Return (study UID, kind) of work that waits or runs: it may need the bytes."""
+def _busy(
+    conn: sa.Connection, uids: Sequence[str], found: Mapping[str, Facts]
+) -> list[tuple[str, str]]:
+    """Return (study UID, kind) of work that waits or runs: it may need the bytes.
+
+    What only waits and can do without them is none: VERIFY looks at what is there, and ARCHIVE
+    reads from a library that has a proof. Both may wait for a library for ever.
+    """
     rows = conn.execute(
-        sa.select(work_items.c.study_uid, work_items.c.kind).where(
+        sa.select(work_items.c.study_uid, work_items.c.kind, work_items.c.state).where(
             work_items.c.study_uid.in_(uids),
             work_items.c.state.in_([*WAITING, State.IN_PROCESS]),
         )
     )
-    return [(row[0], row[1]) for row in rows]
+    return [
+        (uid, kind)
+        for uid, kind, state in rows
+        if state == State.IN_PROCESS
+        or not (kind == _VERIFY or (kind == ARCHIVE and found[uid].libraries))
+    ]

@@ -15,7 +15,7 @@ from raypacs.config import Settings
 from raypacs.errors import IllegalTransition, NotFound
 from raypacs.index import candidates, evicting, forgetting, ledger, web_evicting
 from raypacs.index import settings as current_settings
-from raypacs.index.candidates import START, Cursor, Facts
+from raypacs.index.candidates import AWAY, START, UNPROVEN, Cursor, Facts
 from raypacs.index.engine import Txn
 from raypacs.index.evicting import Leaving, Places, Reason
 from raypacs.policy.eviction import Candidate, Choice, Shares, choose_page, shares
@@ -133,7 +133,7 @@ def one_study(txn: Txn, ask: Ask, study_uid: str, rule: str, places: Places | No
     # What is ordered is no rule's doing: it never deletes the only copy.
     may_go = candidate.may_go if ask.level is not Level.GREEN else bool(candidate.proven)
     if not why and not is_web and not may_go:
-        why = "no library has a sound, proven copy of it"
+        why = fact.unproven
     if not why and fact.pinned:
         why = "it is pinned"
     if why:
@@ -176,6 +176,8 @@ def _unfit(fact: Facts, *, is_web: bool) -> str:
         return ""
     if fact.libraries:
         return "" if fact.sealed_s else "it is not sealed yet"
+    if fact.away:
+        return AWAY
     if fact.offline_s:
         return "it is away already, and no library has a proven copy"
     if fact.adopted:
@@ -213,7 +215,7 @@ def _skipped(
         if one.busy:
             counts[one.busy] += 1
         elif not (is_web or one.may_go):
-            counts["no library has a sound, proven copy of it"] += 1
+            counts[UNPROVEN] += 1
         elif not met:
             counts[f"no rule of {level} matches"] += 1
     return dict(counts)

@@ -83,7 +83,9 @@ def going(one: Leaving) -> list[SeriesPlace]:
     return [
         place
         for place in one.facts.series
-        if not place.is_gone and not (one.choice.keeps and place.modality in one.kept)
+        if place.manifest_path
+        and not place.is_gone
+        and not (one.choice.keeps and place.modality in one.kept)
     ]
 
 
@@ -106,6 +108,7 @@ def _intents(txn: Txn, one: Leaving, due_s: float) -> list[dict[str, Any]]:
                     "size_bytes": size_bytes,
                     "objects": objects,
                     "relies_on": one.facts.libraries[0],
+                    "decided_s": txn.now,
                     "due_s": due_s,
                     "epoch": txn.epoch,
                 }
@@ -196,7 +199,8 @@ def begin(txn: Txn, study_uid: str) -> list[int]:
     if not rows:
         return []
     proven = [row for row in rows if row.relies_on and _in_force(txn.conn, row)]
-    why = _why_back(txn, study_uid) if proven else ""
+    decided_s = min((row.decided_s for row in proven), default=0.0)
+    why = _why_back(txn, study_uid, decided_s) if proven else ""
     if why:
         take_back(txn, study_uid, why)
         rows = [row for row in rows if row not in proven]
@@ -207,19 +211,22 @@ def begin(txn: Txn, study_uid: str) -> list[int]:
     return ids
 
 
-def _why_back(txn: Txn, study_uid: str) -> str:
-    """Say why a study that left must stay after all, '' if it need not."""
+def _why_back(txn: Txn, study_uid: str, decided_s: float) -> str:
+    """Say why a study whose eviction was decided then must stay after all, '' if it need not.
+
+    That is not when it first left: what a series share kept may have been looked at since.
+    """
     settings = current_settings.read(txn.conn)[1]
     fact = candidates.facts(txn.conn, [study_uid], settings, txn.now).get(study_uid)
     if fact is None:
         return ""
     if not fact.libraries:
-        return "no library has a sound, proven copy of it any more"
+        return f"{fact.unproven}{'' if fact.away else ' any more'}"
     if fact.pinned:
         return "it was pinned"
     if fact.busy:
         return fact.busy
-    if float(str(fact.candidate["accessed_s"])) > fact.offline_s:
+    if float(str(fact.candidate["accessed_s"])) > decided_s:
         return "it was accessed"
     return ""
 
@@ -317,7 +324,10 @@ def pending(conn: sa.Connection, study_uid: str) -> set[tuple[str, str]]:
 def _unbegun(
     conn: sa.Connection, study_uid: str, due_s: float | None = None
 ) -> list[sa.Row[tuple[Any, ...]]]:
-    names = ("intent_id", "study_uid", "tier", "path", "size_bytes", "objects", "relies_on")
+    names = (
+        *("intent_id", "study_uid", "tier", "path", "size_bytes", "objects"),
+        *("relies_on", "decided_s"),
+    )
     query = sa.select(*(delete_intents.c[name] for name in names)).where(
         delete_intents.c.study_uid == study_uid,
         delete_intents.c.what == LISTED,

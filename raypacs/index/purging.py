@@ -20,7 +20,7 @@ def purge(txn: Txn, study_uid: str, library: str, who: str) -> int:
     Raises:
         NotFound: the study has no copy in that library.
         IllegalTransition: the study is away from the image tiers, or about to leave them, and no
-            other library has a sound, proven copy of it.
+            other library that is there has a sound, proven copy of it.
     """
     ours = sa.and_(containers.c.study_uid == study_uid, containers.c.tier == library)
     copy = sa.and_(copies.c.study_uid == study_uid, copies.c.tier == library)
@@ -34,9 +34,10 @@ def purge(txn: Txn, study_uid: str, library: str, who: str) -> int:
     others = [] if fact is None else [one for one in fact.libraries if one != library]
     if fact is not None and not others:
         if fact.offline_s or evicting.gone_paths(txn.conn, study_uid):
+            away = ", ".join(one for one in fact.away if one != library)
             raise IllegalTransition(
                 f"study {study_uid} is away from the image tiers, and no other library has a "
-                "sound, proven copy of it",
+                f"sound, proven copy of it{f': {away} is away' if away else ''}",
                 study_uid=study_uid,
                 hint="restore it, or archive it to another library, first",
             )

@@ -312,8 +312,9 @@ delete_intents = sa.Table(
     text_("relies_on"),
     text_("token"),
     time_("begun_s"),
-    # Of a listed one: how many objects.
+    # Of a listed one: how many objects, and when it was decided that they leave a cache.
     count_("objects"),
+    time_("decided_s"),
     sa.Index("ix_delete_intents_due", "tier", "what", "due_s", "size_bytes"),
     sa.Index("ix_delete_intents_study", "study_uid"),
     sa.Index("ix_delete_intents_token", "token", sqlite_where=_PLANNED, postgresql_where=_PLANNED),

@@ -83,6 +83,8 @@ class DeleteDuties(TierDuties):
             if not self._may_delete_on(tier):
                 break
             fresh = dict.fromkeys(one.study_uid for one in due if not one.begun_s)
+            if fresh:
+                self._see_libraries(now)
             begun = set(self._writer.begin_listed(fresh, now)) if fresh else set()
             for one in due:
                 if not one.begun_s and one.intent_id not in begun:

@@ -303,4 +303,6 @@ class EvictDuties(DeleteDuties, SealDuties):
             NotFound: it has no copy there.
             IllegalTransition: that copy is the one that is relied on; says why.
         """
-        return self._writer.purge_copy(study_uid, library, who, self._clock())
+        now = self._clock()
+        self._see_libraries(now)
+        return self._writer.purge_copy(study_uid, library, who, now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from raypacs.errors import StaleEpoch, TierUnavailable
+from raypacs.index.ledger import TierSeen
 from raypacs.master.base import MasterBase
 from raypacs.storage.tier import Tier
 from raypacs.upkeep import sweep_attempt, sweep_parts
@@ -67,6 +68,21 @@ class TierDuties(MasterBase):
     def _is_there(self, tier: Tier) -> bool:
         """Whether what the tier does not hold is really gone, and not just not mounted."""
         return self._tiers.still_there(tier, self._reader.site().site_id)
+
+    def _see_libraries(self, now: float) -> None:
+        """Note which libraries are away at this moment, as what they have is about to be relied on.
+
+        The ledger tells what was seen when the tiers were last looked at.
+        """
+        there = {tier.name for tier in self._tiers.reachable("library") if self._is_there(tier)}
+        roles = {tier.name: tier.role for tier in self._reader.settings()[1].tiers}
+        lost = [
+            TierSeen(name, 0, reachable=False)
+            for name, row in self._reader.ledger().items()
+            if row.reachable and roles.get(name) == "library" and name not in there
+        ]
+        if lost:
+            self._writer.tiers_seen(lost, now)
 
     def _may_delete(self) -> bool:
         """Whether anything may be deleted: not while index and tiers must be compared first."""

@@ -111,6 +111,7 @@ def upgrade() -> None:
         op.add_column("delete_intents", column)
     op.add_column("delete_intents", _time("begun_s"))
     op.add_column("delete_intents", _count("objects"))
+    op.add_column("delete_intents", _time("decided_s"))
     op.drop_index("ix_delete_intents_due", "delete_intents")
     op.create_index(
         "ix_delete_intents_due", "delete_intents", ["tier", "what", "due_s", "size_bytes"]
@@ -292,7 +293,10 @@ def downgrade() -> None:
         op.drop_index(name, table)
     for table, names in (
         ("hourly_intake", ("moved_bytes",)),
-        ("delete_intents", ("what", "list_tier", "relies_on", "token", "begun_s", "objects")),
+        (
+            "delete_intents",
+            (*("what", "list_tier", "relies_on", "token", "begun_s", "objects"), "decided_s"),
+        ),
         ("copies", ("accessed_s", "hold", "proven_s", "verified_s", "kept")),
         ("series", ("gone_path",)),
         ("instances", ("peer",)),
