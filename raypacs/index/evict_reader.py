@@ -81,10 +81,10 @@ class EvictReader:
                 return kept
             return max(0, -evict_step.shares_of(conn, tier, current).room_bytes)
 
-    def web_wanted(self, limit: int) -> list[tuple[str, bool, bool]]:
-        """Return (study UID, offline, sealed) of studies that are to be prepared again."""
+    def web_wanted(self, limit: int, after: str = "") -> list[tuple[str, bool, bool]]:
+        """Return (study UID, offline, sealed) of studies that are to be prepared again, by UID."""
         with self._engine.connect() as conn:
-            return web_evicting.wanted(conn, limit)
+            return web_evicting.wanted(conn, limit, after)
 
     def pins(self, limit: int = 1000) -> list[dict[str, Any]]:
         """Return studies that are pinned, and until when; those that end first come first."""

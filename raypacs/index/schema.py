@@ -128,7 +128,7 @@ studies = sa.Table(
     ),
     sa.Index(
         "ix_studies_web_wanted",
-        "web_evicted_s",
+        "study_uid",
         sqlite_where=_WEB_WANTED,
         postgresql_where=_WEB_WANTED,
     ),

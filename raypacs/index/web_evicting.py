@@ -134,11 +134,12 @@ def accessed(txn: Txn, study_uids: Sequence[str]) -> None:
         )
 
 
-def wanted(conn: sa.Connection, limit: int) -> list[tuple[str, bool, bool]]:
-    """Return (study UID, offline, sealed) of studies that are to be prepared again."""
+def wanted(conn: sa.Connection, limit: int, after: str = "") -> list[tuple[str, bool, bool]]:
+    """Return (study UID, offline, sealed) of studies that are to be prepared again, by UID."""
     rows = conn.execute(
         sa.select(studies.c.study_uid, studies.c.offline_s > 0, studies.c.sealed_s > 0)
-        .where(sa.text("web_evicted_s < 0"))
+        .where(sa.text("web_evicted_s < 0"), studies.c.study_uid > after)
+        .order_by(studies.c.study_uid)
         .limit(limit)
     )
     return [(row[0], bool(row[1]), bool(row[2])) for row in rows]

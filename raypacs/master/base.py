@@ -56,6 +56,8 @@ class Due:
     """By delete intent, the last path that is gone of those that it lists, in their order."""
     prepare_again_s: dict[str, float] = field(default_factory=dict)
     """By study, those whose packs are not to be made again before."""
+    prepare_again_after: str = ""
+    """Up to which study it was looked for such."""
     erase_s: float = 0.0
     tombstones_s: float = 0.0
     back: str | None = ""

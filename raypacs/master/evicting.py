@@ -42,6 +42,7 @@ REST_S = 60.0
 # One that goes on where it stopped passes by what became free behind it, so not for ever.
 ANEW_S = 3600.0
 JUDGED_AT_ONCE = 100
+WANTED_AT_ONCE = 100
 PREPARED_AT_ONCE = 2
 COPY_EVERY_S = 10.0
 ORDERED = "ordered"
@@ -223,8 +224,13 @@ class EvictDuties(DeleteDuties, SealDuties):
         again_s = self._due.prepare_again_s
         for uid in [uid for uid, at_s in again_s.items() if at_s <= now]:
             del again_s[uid]
-        due = [one for one in self._reader.web_wanted(100) if one[0] not in again_s]
-        for uid, offline, sealed in due[:PREPARED_AT_ONCE]:
+        # Round and round: one that cannot come back just now is no hindrance to the others.
+        page = self._reader.web_wanted(WANTED_AT_ONCE, self._due.prepare_again_after)
+        due = [one for one in page if one[0] not in again_s]
+        some = due[:PREPARED_AT_ONCE]
+        last = some if len(some) < len(due) else page if len(page) == WANTED_AT_ONCE else []
+        self._due.prepare_again_after = last[-1][0] if last else ""
+        for uid, offline, sealed in some:
             if offline:
                 self.order_restore(uid, "high")
                 again_s[uid] = now + REST_S / 4

@@ -635,6 +635,26 @@ class TestWeb:
         assert asked == [A]
         assert site.reader.study(A)["prepare_due_s"] is None
 
+    def test_those_that_cannot_come_back_hinder_no_other(
+        self, site: EvictingSite, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(evicting, "WANTED_AT_ONCE", 1)
+        site.ready(A, B)
+        site.ready(C, libraries=())
+        site.level("web1", Level.AMBER, MUCH)
+        site.evict()
+        for uid in (A, B):
+            site.master.evict_study(uid)
+        site.delete()
+        asked: list[str] = []
+        monkeypatch.setattr(site.master, "order_restore", lambda uid, *_, **__: asked.append(uid))
+        site.master.touched([A, B, C])
+        site.evict(4)
+        assert asked == [A, B]
+        assert site.reader.study(C)["prepare_due_s"] is not None
+        site.evict(20)
+        assert asked[2:4] == [A, B]
+
 
 class TestSpread:
     def test_manifests_tell_what_lies_where(self, tmp_path: Path, database_url: str) -> None:

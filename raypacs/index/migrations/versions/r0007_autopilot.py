@@ -95,7 +95,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_studies_web_wanted",
         "studies",
-        ["web_evicted_s"],
+        ["study_uid"],
         sqlite_where=sa.text("web_evicted_s < 0"),
         postgresql_where=sa.text("web_evicted_s < 0"),
     )
