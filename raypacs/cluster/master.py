@@ -27,6 +27,7 @@ from raypacs.cluster.environment import BOOTSTRAP_PATH_VARIABLE
 from raypacs.config import Bootstrap
 from raypacs.errors import MasterUnavailable, RaypacsError, StaleEpoch
 from raypacs.master import Master
+from raypacs.master.batches import InThreads
 
 NAME, NAMESPACE = "raypacs-master", "raypacs"
 #: Pings have a loop of their own: a hundred events that wait must not look like a frozen master.
@@ -130,6 +131,7 @@ class MasterActor:
                 self._bootstrap.database_url, self._bootstrap.data_dir, node=self._bootstrap.name,
                 bootstrap_hash=self._bootstrap.hash(),
             )  # fmt: skip
+            self._master.delete_with(InThreads())
         except StaleEpoch as exc:
             _superseded(exc)
         except RaypacsError as exc:

@@ -23,6 +23,7 @@ from raypacs.index.writer import IndexWriter
 from raypacs.master.adopting import AdoptEvents
 from raypacs.master.autopilot import Autopilot
 from raypacs.master.base import Due
+from raypacs.master.batches import AtOnce
 from raypacs.master.keeping import DELETE_GRACE_S, TierDuties
 from raypacs.master.nodes import NodeEvents
 from raypacs.master.polls import Polls
@@ -99,6 +100,7 @@ class Master(
             chance=chance,
         )
         self.restarts = self._writer.master_began(clock())
+        self._deletes = AtOnce()
         self._due = Due()
         self._polls = Polls()
         known = self._reader.nodes(clock())
@@ -259,6 +261,7 @@ class Master(
     def close(self) -> None:
         """Write the statistics that wait and close the connections."""
         self._end_alarms()
+        self._deletes.close()
         try:
             now = self._clock()
             self._writer.publish("samples", self._samples(now), now)

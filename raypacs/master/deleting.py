@@ -1,7 +1,8 @@
 """The master's duty to delete by intent: whole objects, and what manifests list.
 
-A share of each tick, and on where it stopped: receiving never waits for a terabyte to go. Deleting
-again what is gone is no error, so a crash between any two steps does no harm.
+Batches of objects whose intents were begun are given away (``batches``), and confirmed in a later
+tick: receiving never waits for a terabyte to go, nor for a slow tier. Deleting again what is gone
+is no error, so a crash between any two steps does no harm.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from raypacs.errors import ManifestCorrupt, NotFound, TierUnavailable
 from raypacs.index.deletion import DeleteIntent, ListedIntent
+from raypacs.master.batches import Batch, Batches, Part
 from raypacs.master.keeping import TierDuties
 from raypacs.storage import manifest
 from raypacs.storage.tier import Tier
@@ -19,11 +21,10 @@ from raypacs.upkeep import delete
 
 log = logging.getLogger(__name__)
 
-DELETE_FOR_S = 0.2
-"""So long a tick may delete; the objects under way are finished."""
-DELETES_PER_TICK = 500
-OBJECTS_AT_ONCE = 20
-"""So many are deleted even where the time is over: a slow tier must get on as well."""
+DELETE_FOR_S = 0.1
+"""So long a tick may read lists, and delete itself where there are no threads."""
+OBJECTS_AT_ONCE = 200
+"""So many are in a batch at most: before each it is asked who is master."""
 LISTS_AT_ONCE = 10
 AGAIN_AFTER_S = 600.0
 """When a manifest is looked at again that could not be read."""
@@ -33,21 +34,36 @@ class DeleteDuties(TierDuties):
     """Deleting by intent."""
 
     _turn = 0
+    _lists_until_s = 0.0
+    _has_read_lists = False
+
+    def delete_with(self, deletes: Batches) -> None:
+        """Let ``deletes`` run what is to be deleted from now on; else ticks do so themselves."""
+        self._deletes = deletes
 
     def _delete_due(self, now: float) -> int:
-        """Delete the bytes of intents whose grace period is over, and confirm.
+        """Let the bytes of intents go whose grace period is over, and confirm what is gone.
 
         Returns:
             How many intents were done.
         """
+        count = self._confirm(self._deletes.ended(), now)
+        self._deletes.begin(DELETE_FOR_S)
+        self._lists_until_s = time.monotonic() + DELETE_FOR_S
+        self._has_read_lists = False
         tiers = self._tiers.reachable()
-        until_s = time.monotonic() + DELETE_FOR_S
-        count = 0
         for number in range(len(tiers)):
             tier = tiers[(number + self._turn) % len(tiers)]
+            lists_first = bool(self._turn // len(tiers) % 2)
             try:
-                count += self._delete_plain(tier, now, until_s)
-                count += self._delete_listed(tier, now, until_s)
+                while self._deletes.takes(tier.name):
+                    batch = self._next_batch(tier, now, lists_first=lists_first)
+                    if batch is None:
+                        break
+                    self._deletes.give(batch)
+                    count += self._confirm(self._deletes.ended(), now)
+                    if batch.problem:
+                        break
             except TierUnavailable as exc:
                 log.warning("deletion put off: %s", exc, extra={"tier": tier.name})
         self._turn += 1  # another tier is the first next time
@@ -56,46 +72,75 @@ class DeleteDuties(TierDuties):
     def _may_delete_on(self, tier: Tier) -> bool:
         return self._may_delete() and self._is_there(tier)
 
-    def _delete_plain(self, tier: Tier, now: float, until_s: float) -> int:
-        due = self._writer.deletes_due(now, tier=tier.name, limit=DELETES_PER_TICK)
-        if not due or not self._may_delete_on(tier):
-            return 0
-        done = 0
-        for start in range(0, len(due), OBJECTS_AT_ONCE):
-            if start and time.monotonic() > until_s:
-                break
-            some = due[start : start + OBJECTS_AT_ONCE]
-            begun = set(self._writer.begin_plain([one.intent_id for one in some], now))
-            some = [one for one in some if one.intent_id in begun]
-            self._delete_some(tier, some)
-            done += self._writer.confirm_deleted([one.intent_id for one in some], now)
-        return done
+    def _next_batch(self, tier: Tier, now: float, *, lists_first: bool) -> Batch | None:
+        """Begin the next intents of a tier, and return what is to be deleted for them."""
+        listed = self._reader.listed_due(tier.name, now, LISTS_AT_ONCE)
+        most = max(1, OBJECTS_AT_ONCE // 2) if listed else OBJECTS_AT_ONCE
+        plain = self._writer.deletes_due(now, tier=tier.name, limit=most)
+        if not (plain or listed) or not self._may_delete_on(tier):
+            return None
+        self._still_ours()
+        whole = self._plain_parts(plain, now)
+        lists = self._listed_parts(tier, listed, OBJECTS_AT_ONCE - len(whole), now)
+        parts = [*lists, *whole] if lists_first else [*whole, *lists]
+        return Batch(tier, parts, _delete_one, _prune) if parts else None
 
-    def _delete_some(self, tier: Tier, intents: Sequence[DeleteIntent]) -> None:
-        delete(tier, [one.path for one in intents], self._still_ours)
-        _prune(tier, (one.path for one in intents))
+    def _confirm(self, batches: Iterable[Batch], now: float) -> int:
+        """Confirm what is gone; return how many intents are done."""
+        done: list[int] = []
+        for batch in batches:
+            if batch.problem:
+                log.warning("deletion put off: %s", batch.problem, extra={"tier": batch.tier.name})
+            # Nothing is found in a folder whose disk is not mounted any more.
+            if batch.missing and not self._is_there(batch.tier):
+                continue
+            left = batch.gone
+            for part in batch.parts:
+                gone = part.paths[:left]
+                left -= len(gone)
+                if part.is_whole and len(gone) == len(part.paths):
+                    done.append(part.intent_id)
+                    self._due.listed_at.pop(part.intent_id, None)
+                elif gone:
+                    self._due.listed_at[part.intent_id] = gone[-1]
+        return self._writer.confirm_deleted(done, now) if done else 0
+
+    def _plain_parts(self, due: Sequence[DeleteIntent], now: float) -> list[Part]:
+        if not due:
+            return []
+        begun = set(self._writer.begin_plain([one.intent_id for one in due], now))
+        return [Part(one.intent_id, (one.path,)) for one in due if one.intent_id in begun]
 
     # What manifests list
 
-    def _delete_listed(self, tier: Tier, now: float, until_s: float) -> int:
-        count = 0
-        while due := self._reader.listed_due(tier.name, now, LISTS_AT_ONCE):
-            if not self._may_delete_on(tier):
-                break
-            fresh = dict.fromkeys(one.study_uid for one in due if not one.begun_s)
-            if fresh:
-                self._see_libraries(now)
-            begun = set(self._writer.begin_listed(fresh, now)) if fresh else set()
-            for one in due:
-                if not one.begun_s and one.intent_id not in begun:
-                    continue  # taken back
-                count += self._delete_list(tier, one, now, until_s)
-                if time.monotonic() > until_s:
-                    return count
-        return count
+    def _listed_parts(
+        self, tier: Tier, due: Sequence[ListedIntent], room: int, now: float
+    ) -> list[Part]:
+        """Return at most ``room`` objects of lists; one list a tick is read however long it takes.
 
-    def _delete_list(self, tier: Tier, one: ListedIntent, now: float, until_s: float) -> int:
-        """Delete what one intent lists, as far as time goes; return 1 when all of it is gone."""
+        Lists are begun only when they are read: what is begun cannot be taken back any more.
+        """
+        parts: list[Part] = []
+        begun: dict[str, set[int]] = {}
+        for one in due:
+            if room <= 0 or (self._has_read_lists and time.monotonic() > self._lists_until_s):
+                break
+            if not one.begun_s:
+                if not begun:
+                    self._see_libraries(now)
+                if one.study_uid not in begun:
+                    begun[one.study_uid] = set(self._writer.begin_listed([one.study_uid], now))
+                if one.intent_id not in begun[one.study_uid]:
+                    continue  # taken back
+            self._has_read_lists = True
+            part = self._listed_part(tier, one, room, now)
+            if part is not None:
+                parts.append(part)
+                room -= len(part.paths)
+        return parts
+
+    def _listed_part(self, tier: Tier, one: ListedIntent, room: int, now: float) -> Part | None:
+        """Return the next of what one intent lists; None: its list cannot be read just now."""
         try:
             paths = self._listed(tier, one)
         except (NotFound, ManifestCorrupt, TierUnavailable) as exc:
@@ -103,23 +148,11 @@ class DeleteDuties(TierDuties):
                 "what a manifest lists stays: %s", exc, extra={"tier": tier.name, "path": one.path}
             )
             self._writer.put_off([one.intent_id], now + AGAIN_AFTER_S, now)
-            return 0
+            return None
         # Where it stopped is a path: the list may be another one by now.
         last = self._due.listed_at.get(one.intent_id, "")
         left = [path for path in sorted(paths) if path > last]
-        while left:
-            # Asked once for some: what was begun goes, whoever is master.
-            self._still_ours()
-            delete(tier, left[:OBJECTS_AT_ONCE], _begun)
-            self._due.listed_at[one.intent_id] = left[:OBJECTS_AT_ONCE][-1]
-            left = left[OBJECTS_AT_ONCE:]
-            if time.monotonic() > until_s:
-                break
-        if left:
-            return 0
-        self._due.listed_at.pop(one.intent_id, None)
-        _prune(tier, paths)
-        return self._writer.confirm_deleted([one.intent_id], now)
+        return Part(one.intent_id, tuple(left[:room]), is_whole=len(left) <= room)
 
     def _listed(self, tier: Tier, one: ListedIntent) -> list[str]:
         """Return the paths on ``tier`` that a manifest lists, but what the index serves there.
@@ -152,6 +185,10 @@ class DeleteDuties(TierDuties):
         if found is None:
             raise TierUnavailable(f"tier {name} cannot be reached", tier=name)
         return found
+
+
+def _delete_one(tier: Tier, path: str) -> int:
+    return delete(tier, [path], _begun)
 
 
 def _begun() -> None:
