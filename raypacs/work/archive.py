@@ -34,6 +34,7 @@ from raypacs.storage.container import Container
 from raypacs.work.archive_series import (
     CheckedSeries,
     NotArchived,
+    Rescued,
     SeriesOrder,
     archive_series,
     check_series,
@@ -80,7 +81,7 @@ class _Found:
             told = WorkResult(error=CLOSED, waits=True)
         else:
             told = WorkResult()
-        return replace(told, archived=archived, checked=tuple(self.checked))
+        return replace(told, archived=archived, checked=tuple(dict.fromkeys(self.checked)))
 
 
 class ArchiveRun:
@@ -213,6 +214,10 @@ class ArchiveRun:
             if isinstance(value, TaskFailure):
                 tasks.cancel()
                 return value.as_result()
+            if isinstance(value, Rescued | NotArchived):
+                found.checked += value.checked
+            if isinstance(value, Rescued):
+                value = value.archived
             if isinstance(value, ArchivedSeries):
                 found.archived.append(value)
                 found.size_bytes += value.size_bytes

@@ -10,7 +10,8 @@ import hashlib
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from raypacs.config import TierSettings
@@ -74,6 +75,15 @@ class NotArchived:
     why: str
     retryable: bool = True
     waits: bool = False
+    checked: tuple[CheckedContainer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """A series that is proven; containers that were to give instances of it are damaged."""
+
+    archived: ArchivedSeries
+    checked: tuple[CheckedContainer, ...]
 
 
 class _SourceLost(RaypacsError):
@@ -86,7 +96,7 @@ class _SourceLost(RaypacsError):
 
 def archive_series(
     order: SeriesOrder, tiers: tuple[TierSettings, ...]
-) -> ArchivedSeries | NotArchived:
+) -> ArchivedSeries | Rescued | NotArchived:
     """Write a series into a library and prove it; say why not, where it cannot be."""
     try:
         library = mounted(find_tier(tiers, order.library), order.site_id)
@@ -101,9 +111,19 @@ def archive_series(
         return _failed(order, f"{order.manifest[1]} on {order.manifest[0]}: {exc}", retryable=False)
     except TierUnavailable as exc:
         return _failed(order, str(exc), waits=True)
+    source = _Instances(order, tiers)
+    outcome = _tried(order, library, told, source)
+    damaged = tuple(source.damaged.values())
+    if isinstance(outcome, NotArchived):
+        return replace(outcome, checked=damaged)
+    return Rescued(outcome, damaged) if damaged else outcome
+
+
+def _tried(
+    order: SeriesOrder, library: Tier, told: manifest.Manifest, source: _Instances
+) -> ArchivedSeries | NotArchived:
     pace = pacing(order.bytes_per_s)
     writer = ContainerWriter(order.study_uid, order.series_uid, dict(told.attributes))
-    source = _Instances(order, tiers)
     try:
         return _written(order, library, writer, source.incoming(told.rows()), pace)
     except _SourceLost as exc:
@@ -246,6 +266,8 @@ class _Instances:
 
     def __init__(self, order: SeriesOrder, tiers: tuple[TierSettings, ...]) -> None:
         self._order, self._tiers = order, tiers
+        self.damaged: dict[tuple[str, str], CheckedContainer] = {}
+        """Containers that did not give what they should, by tier and path."""
 
     def incoming(self, rows: Iterable[dict[str, Any]]) -> Iterator[Incoming]:
         """Yield them in the order of ``rows``; raises _SourceLost."""
@@ -281,10 +303,97 @@ class _Instances:
         )
 
     def _as_received(self, row: dict[str, Any], record: InstanceRecord) -> Incoming:
+        """Read an instance once, wherever it is sound; larger ones are read again when written."""
+        found = self._from_tier(record) or self._from_library(record)
+        return Incoming(
+            sop_instance_uid=record.sop_instance_uid,
+            length=record.size_bytes,
+            crc32=found.crc32,
+            sha256=found.sha256,
+            stored_sha256=found.stored_sha256,
+            form=AS_RECEIVED,
+            transfer_syntax_uid=record.transfer_syntax_uid,
+            row=row,
+            chunks=found.kept or found.again,
+        )
+
+    def _from_tier(self, record: InstanceRecord) -> _Read | None:
+        """Read an instance from where its row says; None: it is not there."""
+        if not record.tier:
+            return None
+        try:
+            tier = find_tier(self._tiers, record.tier)
+            check_unchanged(tier, record)
+            tier.size(record.path)
+            found = _Read.of(record, lambda: pieces(tier, record.path, 0, record.size_bytes))
+        except NotFound:
+            return None
+        if found.why:
+            raise _SourceLost(
+                f"instance {record.sop_instance_uid} is damaged, so it is not archived: "
+                f"{record.path} on {record.tier}: {found.why}"
+            )
+        return found
+
+    def _from_library(self, record: InstanceRecord) -> _Read:
+        """Read an instance from the first container that gives it as it was received."""
+        uid = record.sop_instance_uid
+        told = [f"{record.path} on {record.tier}"] if record.tier else []
+        is_away = False
+        for ref in self._order.others:
+            try:
+                container = Container(find_tier(self._tiers, ref.tier), ref.path)
+                container.member(uid)
+                found = _Read.of(record, partial(self._pieces_of, ref, container, uid))
+                why = found.why
+            except TierUnavailable as exc:
+                is_away, why = True, str(exc)
+            except NotFound as exc:
+                why = str(exc)
+            except ContainerCorrupt as exc:
+                why = self._note(ref, exc)
+            if not why:
+                return found
+            told.append(f"{ref.path} on {ref.tier}: {why}")
+        where = "; ".join(told) or "nowhere"
+        raise _SourceLost(
+            f"instance {uid} is not there, so it is not archived: {where}", waits=is_away
+        )
+
+    def _pieces_of(self, ref: ContainerRef, container: Container, uid: str) -> Iterator[bytes]:
+        """Yield an instance from a container. Raises ContainerCorrupt, having noted it."""
+        try:
+            yield from as_received(container, uid)
+        except ContainerCorrupt as exc:
+            self._note(ref, exc)
+            raise
+
+    def _note(self, ref: ContainerRef, exc: ContainerCorrupt) -> str:
+        found = CheckedContainer(ref.tier, ref.path, str(exc))
+        return self.damaged.setdefault((ref.tier, ref.path), found).why
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What reading an instance gave; ``why``: how it is not what was received.
+
+    ``kept``: its bytes, of a small one. ``again`` yields them once more.
+    """
+
+    kept: list[bytes]
+    again: Iterable[bytes]
+    crc32: int
+    sha256: str
+    stored_sha256: str
+    why: str
+
+    @classmethod
+    def of(cls, record: InstanceRecord, read: Callable[[], Iterator[bytes]]) -> _Read:
+        """Read an instance whole. Raises as ``read`` does."""
         kept: list[bytes] = []
         whole, dataset = hashlib.sha256(), hashlib.sha256()
         crc, at = 0, 0
-        for piece in self._pieces(record):
+        for piece in read():
             whole.update(piece)
             dataset.update(piece[max(0, record.dataset_offset_bytes - at) :])
             crc = zlib.crc32(piece, crc)
@@ -296,46 +405,4 @@ class _Instances:
             why = f"{at} bytes instead of {record.size_bytes}"
         elif record.sha256 and dataset.hexdigest() != record.sha256:
             why = "its SHA-256 differs from that at its arrival"
-        if why:
-            raise _SourceLost(
-                f"instance {record.sop_instance_uid} is damaged, so it is not archived: "
-                f"{record.path} on {record.tier}: {why}"
-            )
-        return Incoming(
-            sop_instance_uid=record.sop_instance_uid,
-            length=record.size_bytes,
-            crc32=crc,
-            sha256=dataset.hexdigest(),
-            stored_sha256=whole.hexdigest(),
-            form=AS_RECEIVED,
-            transfer_syntax_uid=record.transfer_syntax_uid,
-            row=row,
-            chunks=kept or self._pieces(record),
-        )
-
-    def _pieces(self, record: InstanceRecord) -> Iterator[bytes]:
-        """Yield the bytes of an instance from its tier, else from another library."""
-        try:
-            if record.tier:
-                tier = find_tier(self._tiers, record.tier)
-                check_unchanged(tier, record)
-                tier.size(record.path)
-                yield from pieces(tier, record.path, 0, record.size_bytes)
-                return
-        except NotFound:
-            pass
-        for ref in self._order.others:
-            try:
-                container = Container(find_tier(self._tiers, ref.tier), ref.path)
-                container.member(record.sop_instance_uid)
-            except (NotFound, ContainerCorrupt, TierUnavailable):
-                continue
-            try:
-                yield from as_received(container, record.sop_instance_uid)
-            except ContainerCorrupt as exc:
-                raise _SourceLost(f"{ref.path} on {ref.tier}: {exc}") from exc
-            return
-        raise _SourceLost(
-            f"instance {record.sop_instance_uid} is not there, so it is not archived: "
-            f"{record.path} on {record.tier}"
-        )
+        return cls(kept, read(), crc, dataset.hexdigest(), whole.hexdigest(), why)

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from raypacs.errors import TierUnavailable
+from raypacs.work import archive_series
 from raypacs.work.verify import VerifyRun
 from tests.archiving_site import ArchivingSite
 from tests.inline_tasks import InlineTasks
+from tests.moving_site import tier
 from tests.restoring_site import STUDY, files, tiers_of
 
 
@@ -126,4 +128,42 @@ def test_what_is_damaged_and_offline_is_read_from_another_library(site: Archivin
     assert not again.error
     assert site.proven(STUDY) == {"lib1": True, "lib2": True}
     assert site.reader.is_away(STUDY)
+    assert site.balanced()
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("also", [False, True])
+def test_damage_that_archive_finds_is_noted_and_the_next_library_tried(
+    site: ArchivingSite, monkeypatch: pytest.MonkeyPatch, small: bool, also: bool
+) -> None:
+    if not small:
+        monkeypatch.setattr(archive_series, "_WHOLE_BYTES", 10)
+    site.archives(libraries=["lib1", "lib2"])
+    assert not site.archive()[0].error
+    site.evict()
+    lib3 = tier(site.folder, "lib3", "library", order=3)
+    site.set(tiers=(*site.reader.settings()[1].tiers, lib3))
+    site.seen()
+    series = site.reader.containers(STUDY)[0].series_uid
+    refs = {o.tier: o for o in site.reader.containers(STUDY) if o.series_uid == series}
+    site.damage("lib1", refs["lib1"].path)
+    if also:
+        site.damage("lib2", refs["lib2"].path)
+    site.archives(libraries=["lib3"])
+    site.master.order_archive([STUDY], "ann", ["lib3"])
+    (told,) = site.work_off("ARCHIVE")
+    damaged = {(one.tier, one.path) for one in site.reader.containers(STUDY) if one.damaged}
+    if not also:
+        assert not told.error
+        assert damaged == {("lib1", refs["lib1"].path)}
+        assert site.proven(STUDY) == {"lib1": False, "lib2": True, "lib3": True}
+    else:
+        assert refs["lib1"].path in told.error
+        assert refs["lib2"].path in told.error
+        assert damaged == {(name, one.path) for name, one in refs.items()}
+        assert site.proven(STUDY) == {"lib1": False, "lib2": False, "lib3": False}
+        for _ in range(4):  # it is no work for ever
+            site.now += 300
+            site.work_off("ARCHIVE")
+        assert {one["state"] for one in site.items("ARCHIVE")} <= {"FAILED", "COMPLETED"}
     assert site.balanced()
