@@ -238,7 +238,8 @@ class MovedSeries:
     where that stays. ``tier_bytes``: (tier, objects, bytes) of all its instances by where they lie
     now, on image tiers. ``objects``: (tier, path, bytes) of those that the attempt wrote.
     ``left``: (tier, objects, bytes) of tiers where instances of ``based_on`` lay and where none of
-    those objects is kept.
+    those objects is kept. ``is_lost``: ``based_on`` cannot be read, a container told its rows; what
+    it listed beyond them nobody knows.
     """
 
     study_uid: str
@@ -250,6 +251,7 @@ class MovedSeries:
     tier_bytes: tuple[tuple[str, int, int], ...]
     objects: tuple[tuple[str, str, int], ...] = ()
     left: tuple[tuple[str, int, int], ...] = ()
+    is_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)

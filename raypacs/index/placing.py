@@ -55,6 +55,7 @@ def take_over(txn: Txn, lease: Lease, moved: Sequence[MovedSeries]) -> str:
         return "an object that it wrote is being deleted"
     due_s = txn.now + settings.read(txn.conn)[1].eviction.grace_s
     before = _image_copies(txn, uid)
+    _forget_lists(txn, switched)
     intents = _let_go(txn, switched, refs, before, due_s)
     _switch(txn, switched)
     after = _rebuild_copies(txn, moved, before, missing)
@@ -161,6 +162,24 @@ def _let_go(
         rows.append({**common, **manifest, "tier": ref.tier, "size_bytes": ref.size_bytes})
     insert_many(txn.conn, delete_intents, rows)
     return sizes
+
+
+def _forget_lists(txn: Txn, switched: Sequence[MovedSeries]) -> None:
+    """Forget intents for what lost manifests list: nobody knows it, `index sweep` finds it."""
+    freed: Counter[str] = Counter()
+    for one in switched:
+        if not one.is_lost:
+            continue
+        ours = sa.and_(
+            delete_intents.c.study_uid == one.study_uid,
+            delete_intents.c.what == "listed",
+            delete_intents.c.path == one.based_on,
+        )
+        query = sa.select(delete_intents.c.tier, delete_intents.c.size_bytes).where(ours)
+        for tier, size_bytes in txn.conn.execute(query):
+            freed[tier] -= size_bytes
+        txn.conn.execute(sa.delete(delete_intents).where(ours))
+    ledger.commit(txn, freed)
 
 
 def _listed(txn: Txn, study_uid: str, paths: Iterable[str]) -> list[Any]:

@@ -88,9 +88,11 @@ class RestoreRun:
             site_id=self._site.site_id(),
             tiers=self._site.settings.tiers,
             containers=_in_order(self._moves.containers(uid), self._library_order()),
+            generation=self._of_study("generation"),
         )
         try:
             looked = self._look(tasks, places, context)
+            self._check(looked)
             missing: Missing = [(one.series_uid, one.missing) for one in looked]
             if not places.manifests:
                 if self._site.manifests(uid):  # nothing is known of a study until it is read whole
@@ -118,6 +120,17 @@ class RestoreRun:
                 context,
             )
         return [self._value(value) for _, value in tasks.finished()]
+
+    def _check(self, looked: Sequence[Looked]) -> None:
+        """Raise _Stop where containers that tell rows do not tell all of the study."""
+        lost = [one.manifest_path for one in looked if one.is_lost]
+        told, wanted = sum(one.instance_count for one in looked), self._of_study("instance_count")
+        if lost and told != wanted:
+            why = f"{told} of {wanted} instances are told instead of {', '.join(lost[:_NAMED])}"
+            raise _Stop(WorkResult(error=why, retryable=False))
+
+    def _of_study(self, name: str) -> int:
+        return int((self._moves.study(self._lease.study_uid) or {}).get(name, -1))
 
     @staticmethod
     def _value(value: Any) -> Any:
@@ -261,10 +274,15 @@ class RestoreRun:
                 for record in one.missing
                 if record.sop_instance_uid in self._written
             }
-            if not changed:
+            if not changed and not one.is_lost:
                 moved.append(one.unchanged(self._lease.study_uid))
                 continue
-            tier = next(iter(changed.values())).tier
+            need_bytes = one.instance_count * _MANIFEST_BYTES
+            tier = (
+                next(iter(changed.values())).tier
+                if changed
+                else self._tier_for(need_bytes, need_bytes)
+            )
             path = layout.manifest(self._lease.study_uid, one.series_uid, self._lease.token)
             self._moves.plan(self._lease, [(tier, path)])
             tasks.submit(("manifest", one.series_uid), write_manifest, one, changed, tier, context)

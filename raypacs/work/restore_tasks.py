@@ -28,6 +28,7 @@ from raypacs.storage.adopted import is_unchanged
 from raypacs.storage.container import Container
 from raypacs.storage.site import Mounted
 from raypacs.storage.tier import Tier
+from raypacs.work import restore_lost
 from raypacs.work.recompress import as_received, record_of
 from raypacs.work.source import find_tier
 
@@ -46,6 +47,7 @@ class RestoreContext:
     site_id: str
     tiers: tuple[TierSettings, ...]
     containers: tuple[ContainerRef, ...]
+    generation: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ class Looked:
     """A sealed series: its manifest, and which instances do not lie where it says.
 
     ``there``: (tier, objects, bytes) of the others; ``left`` those of ``missing`` where none is
-    kept.
+    kept. ``is_lost``: the manifest cannot be read, a container told the rows; ``kept`` are those of
+    the others then, with the places where they were found.
     """
 
     series_uid: str
@@ -63,6 +66,13 @@ class Looked:
     missing: tuple[InstanceRecord, ...]
     there: TierBytes
     left: TierBytes
+    is_lost: bool = False
+    kept: tuple[InstanceRecord, ...] = ()
+
+    @property
+    def instance_count(self) -> int:
+        """How many instances the series has."""
+        return len(self.missing) + sum(count for _, count, _ in self.there)
 
     def unchanged(self, study_uid: str) -> MovedSeries:
         """Return the series with the manifest that it has."""
@@ -98,10 +108,14 @@ def look_through(
     A tier that is away is no reason to bring anything back: what lies there comes with it.
 
     Raises:
-        NotFound, ManifestCorrupt, TierUnavailable: its manifest cannot be read.
+        TierUnavailable: its manifest cannot be reached.
+        ManifestCorrupt: it cannot be read, and no container tells the same.
     """
     series_uid, tier, path, size_bytes = place
-    rows = manifest.decode(find_tier(context.tiers, tier).read(path)).rows()
+    try:
+        rows = manifest.decode(find_tier(context.tiers, tier).read(path)).rows()
+    except (NotFound, ManifestCorrupt) as exc:
+        return _without_manifest(place, held, context, exc)
     records = [replace(record_of(row), attributes={}) for row in rows]
     lying = {
         name: _Lying(context, name, series_uid) for name in {one.tier for one in records} & held
@@ -112,6 +126,33 @@ def look_through(
     kept = {name for name, _, _ in there}
     left = tuple(one for one in _sums(missing) if one[0] and one[0] not in kept)
     return Looked(series_uid, tier, path, size_bytes, tuple(missing), there, left)
+
+
+def _without_manifest(
+    place: tuple[str, str, str, int],
+    held: frozenset[str],
+    context: RestoreContext,
+    why: Exception,
+) -> Looked:
+    series_uid, tier, path, _ = place
+    is_there = _mounted(context.site_id)
+    lost = f"manifest {path} on {tier} cannot be read ({why})"
+    restore_lost.mounted(context.tiers, [tier], is_there)
+    told = restore_lost.told_by(_refs(context, series_uid), context.generation, context.tiers, lost)
+    tiers = restore_lost.mounted(context.tiers, held, is_there)
+    lying = restore_lost.Lying(tiers, context.study_uid, series_uid)
+    kept, missing = [], []
+    for member in told.members.values():
+        found = lying.place_of(member)
+        if found is None:
+            missing.append(replace(record_of(member.row), attributes={}))
+        else:
+            kept.append(found)
+    return Looked(*place, tuple(missing), _sums(kept), (), is_lost=True, kept=tuple(kept))
+
+
+def _refs(context: RestoreContext, series_uid: str) -> list[ContainerRef]:
+    return [ref for ref in context.containers if ref.series_uid == series_uid]
 
 
 class _Lying:
@@ -223,7 +264,7 @@ def copy_share(
     Raises:
         TierUnavailable: every library that may have an instance is away.
     """
-    refs = [ref for ref in context.containers if ref.series_uid == series_uid]
+    refs = _refs(context, series_uid)
     library = _Library(refs, context.tiers)
     written: list[InstanceRecord] = []
     lost: list[tuple[str, str]] = []
@@ -302,15 +343,14 @@ def write_manifest(
         NotFound, ManifestCorrupt: the manifest it is based on is gone, or this one came out wrong.
         TierFull, TierUnavailable: it cannot be written.
     """
-    base = manifest.decode(
-        find_tier(context.tiers, looked.manifest_tier).read(looked.manifest_path)
-    )
+    base, attributes = _base(looked, context)
     away = {one.sop_instance_uid for one in looked.missing} - changed.keys()
+    places = {one.sop_instance_uid: one for one in looked.kept} | dict(changed)
     rows = [
-        {**row, "tier": ""} if row["sop_instance_uid"] in away else _moved(row, changed)
-        for row in base.rows()
+        {**row, "tier": ""} if row["sop_instance_uid"] in away else _moved(row, places)
+        for row in base
     ]
-    data = manifest.encode(context.study_uid, looked.series_uid, rows, base.attributes)
+    data = manifest.encode(context.study_uid, looked.series_uid, rows, attributes)
     tier = find_tier(context.tiers, tier_name)
     path = layout.manifest(context.study_uid, looked.series_uid, context.token)
     _put(tier, path, iter([data]))
@@ -330,7 +370,20 @@ def write_manifest(
         tier_bytes=tuple((name, *both) for name, both in sorted(sums.items())),
         objects=tuple((one.tier, one.path, one.size_bytes) for one in changed.values()),
         left=looked.left,
+        is_lost=looked.is_lost,
     )
+
+
+def _base(looked: Looked, context: RestoreContext) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Return rows and attributes of a series, from where it was looked through."""
+    if looked.is_lost:
+        refs = _refs(context, looked.series_uid)
+        lost = f"manifest {looked.manifest_path} on {looked.manifest_tier} cannot be read"
+        found = restore_lost.told_by(refs, context.generation, context.tiers, lost)
+        return [member.row for member in found.members.values()], found.attributes
+    tier = find_tier(context.tiers, looked.manifest_tier)
+    told = manifest.decode(tier.read(looked.manifest_path))
+    return told.rows(), told.attributes
 
 
 def _moved(row: dict[str, Any], changed: Mapping[str, InstanceRecord]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 
-from raypacs.errors import NotFound
+from raypacs.errors import ManifestCorrupt, NotFound
 from raypacs.web.gateway import Gateway
 from raypacs.web.models.restores import OrderPrefetch, OrderRestore, Prefetched, Restore
 from raypacs.web.models.work import MAX_ID
@@ -34,6 +34,12 @@ def create(gateway: Gateway) -> APIRouter:
     def restore(body: OrderRestore, request: Request) -> Row:
         who = who_asks(gateway, request)
         told = services.master("order_restore", body.study_uid, body.priority, who)
+        if not told["item_id"] and told["state"] == "online":
+            try:
+                services.instances(body.study_uid)
+            except (ManifestCorrupt, NotFound):  # containers tell what a lost manifest did
+                order = ("order_restore", body.study_uid, body.priority, who)
+                told = services.master(*order, seen_away=True)
         if told["item_id"]:
             return _told(services.task(int(told["item_id"])))
         return {**told, "study_uid": body.study_uid, "progress": {}}
