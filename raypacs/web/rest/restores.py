@@ -33,13 +33,7 @@ def create(gateway: Gateway) -> APIRouter:
     )
     def restore(body: OrderRestore, request: Request) -> Row:
         who = who_asks(gateway, request)
-        told = services.master("order_restore", body.study_uid, body.priority, who)
-        if not told["item_id"] and told["state"] == "online":
-            try:
-                services.instances(body.study_uid)
-            except (ManifestCorrupt, NotFound):  # containers tell what a lost manifest did
-                order = ("order_restore", body.study_uid, body.priority, who)
-                told = services.master(*order, seen_away=True)
+        told = _ordered(gateway, body, who)
         if told["item_id"]:
             return _told(services.task(int(told["item_id"])))
         return {**told, "study_uid": body.study_uid, "progress": {}}
@@ -96,3 +90,16 @@ def _told(item: Row) -> Row:
         **times,
         "progress": payload.get("progress") or {},
     }
+
+
+def _ordered(gateway: Gateway, body: OrderRestore, who: str) -> Row:
+    """Order a restore, also of a study that is online and whose manifest is lost."""
+    order = ("order_restore", body.study_uid, body.priority, who)
+    told: Row = gateway.services.master(*order)
+    if told["item_id"] or told["state"] != "online":
+        return told
+    try:
+        gateway.services.instances(body.study_uid)
+    except (ManifestCorrupt, NotFound):  # containers tell what it did
+        told = gateway.services.master(*order, seen_away=True)
+    return told
