@@ -310,6 +310,8 @@ def _lies(told: dict[str, Any]) -> str:
         return f"{told['name']} is empty"
     held = f", {amount(lies['granted_bytes'])} promised to nodes" if lies["granted_bytes"] else ""
     failed = f"; {lies['failed']} moves failed (raypacs queue list)" if lies["failed"] else ""
+    if lies.get("failed_archives"):
+        failed += f"; {lies['failed_archives']} studies could not be archived to another library"
     what = ", ".join(left) or "no objects"
     doing = "is drained" if told["draining"] else "takes new objects"
     return f"{told['name']} {doing}: {what}, {amount(lies['bytes'])}{held}{failed}"

@@ -21,7 +21,8 @@ from raypacs.index.schema import (
     studies,
     work_items,
 )
-from raypacs.policy.holding import HOLDS
+from raypacs.policy.archiving import ARCHIVE
+from raypacs.policy.holding import HOLDS, LIBRARY
 from raypacs.policy.kinds import MIGRATE
 from raypacs.policy.queue import WAITING, State
 from raypacs.records import Lease, MovedAside
@@ -138,6 +139,17 @@ def waits(conn: sa.Connection, study_uid: str, kind: str) -> bool:
     return conn.execute(query.limit(1)).first() is not None
 
 
+def last_failed_s(conn: sa.Connection, study_uid: str, kind: str) -> float:
+    """Return when the latest item of a kind of a study failed; 0: it did not, or there is none."""
+    query = (
+        sa.select(work_items.c.state, work_items.c.finished_s)
+        .where(work_items.c.study_uid == study_uid, work_items.c.kind == kind)
+        .order_by(work_items.c.item_id.desc())
+    )
+    row = conn.execute(query.limit(1)).first()
+    return float(row.finished_s) if row and row.state == State.FAILED.value else 0.0
+
+
 def is_busy(conn: sa.Connection, study_uid: str, *, but: str = "") -> bool:
     """Whether work of a study waits or runs, other than of the kind ``but``."""
     query = sa.select(work_items.c.item_id).where(
@@ -195,7 +207,8 @@ def what_lies(conn: sa.Connection, tier: str) -> dict[str, int]:
     """Return what still lies on a tier, by kind of object; all 0: it is empty.
 
     ``studies``, ``manifests``, ``asides``, ``packs``, ``containers``, ``deletes`` (to be deleted),
-    ``bytes`` and ``granted_bytes`` by the ledger; ``failed``: moves that failed, of any tier.
+    ``bytes`` and ``granted_bytes`` by the ledger; ``failed``: moves that failed, of any tier;
+    ``failed_archives``: ARCHIVEs that failed of studies that lie there, in a library.
     """
     found = {
         name: int(
@@ -209,6 +222,17 @@ def what_lies(conn: sa.Connection, tier: str) -> dict[str, int]:
         work_items.c.kind == MIGRATE, work_items.c.state == State.FAILED.value
     )
     found["failed"] = int(conn.execute(failed).scalar_one())
+    archives = (
+        sa.select(sa.func.count(sa.distinct(work_items.c.study_uid)))
+        .select_from(work_items.join(copies, copies.c.study_uid == work_items.c.study_uid))
+        .where(
+            work_items.c.kind == ARCHIVE,
+            work_items.c.state == State.FAILED.value,
+            copies.c.tier == tier,
+            copies.c.hold == LIBRARY,
+        )
+    )
+    found["failed_archives"] = int(conn.execute(archives).scalar_one())
     account = ledger.read(conn).get(tier)
     found["bytes"] = account.used_bytes if account else 0
     found["granted_bytes"] = account.granted_bytes if account else 0

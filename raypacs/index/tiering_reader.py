@@ -46,6 +46,11 @@ class TieringReader:
         with self._engine.connect() as conn:
             return tiering.is_busy(conn, study_uid, but=but)
 
+    def last_failed_s(self, study_uid: str, kind: str) -> float:
+        """Return when the latest item of a kind of a study failed; 0: it did not."""
+        with self._engine.connect() as conn:
+            return tiering.last_failed_s(conn, study_uid, kind)
+
     def waiting_unsealed(self, kind: str, limit: int) -> list[str]:
         """Return studies that work of a kind waits for, and that are not sealed."""
         with self._engine.connect() as conn:

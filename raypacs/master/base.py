@@ -41,6 +41,8 @@ class Due:
     caches_s: float = 0.0
     seal_again_s: dict[str, float] = field(default_factory=dict)
     """By study, those that are not to be sealed before."""
+    sealing: dict[str, Any] = field(default_factory=dict)
+    """By study, those whose manifests are being written (``sealing``)."""
     evict_s: float = 0.0
     archive_s: float = 0.0
     archive_walk: ArchiveWalk = field(default_factory=ArchiveWalk)

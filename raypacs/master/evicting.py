@@ -282,8 +282,9 @@ class EvictDuties(DeleteDuties, SealDuties):
         if not wanted:
             raise NotFound(f"study {study_uid} is in no such cache", study_uid=study_uid)
         ask = Ask(wanted[0], Level.GREEN, 0, who=who or "somebody")
-        if roles[wanted[0]] == "image":
-            self.seal_now(study_uid)
+        is_open = roles[wanted[0]] == "image" and not self.seal_now(study_uid)
+        if is_open and self.being_sealed(study_uid):
+            raise IllegalTransition(f"study {study_uid} is being sealed: try again")
         try:
             return self._writer.evict_one(ask, study_uid, ORDERED, now)
         except IllegalTransition as exc:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raypacs import layout
 from raypacs.errors import (
@@ -34,12 +34,16 @@ AGAIN_AFTER_S = 600.0
 PLANNED_FOR_S = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Planned:
-    """A study to seal, and the bytes of its manifests by path."""
+    """A study to seal, and the bytes of its manifests by path: of those that are to be written.
+
+    ``until_s``: it is begun anew from then on, as what was written is deleted some day.
+    """
 
     sealing: Sealing
     data: dict[str, bytes]
+    until_s: float = 0.0
 
 
 class SealDuties(TierDuties):
@@ -47,20 +51,40 @@ class SealDuties(TierDuties):
 
     def _seal_due(self, now: float) -> int:
         """Seal studies that stayed as they are long enough; return how many were."""
-        if now < self._due.seal_s or not self._may_delete():
+        if self._write_on(now) or now < self._due.seal_s or not self._may_delete():
             return 0
         planned = self._to_seal(now)
         if not planned:
             self._due.seal_s = now + LOOK_EVERY_S
             return 0
+        self._begin([one for one in planned if not one.until_s], now)
+        written = [one for one in planned if self._written(one) and not one.data]
+        sealed = set(self._writer.seal([one.sealing for one in written], now))
+        for one in written:
+            del self._due.sealing[one.sealing.study_uid]
+        for uid in (one.sealing.study_uid for one in planned):
+            if uid not in sealed and not self.being_sealed(uid):
+                self._leave(uid, now)
+        return len(sealed)
+
+    def _write_on(self, now: float) -> bool:
+        """Write some more manifests of a study that somebody waits for; whoever asks seals it."""
+        under_way: dict[str, _Planned] = self._due.sealing
+        for uid in [uid for uid, one in under_way.items() if one.until_s <= now]:
+            del under_way[uid]
+        asked = (one for one in under_way.values() if one.data and one.sealing.forced)
+        one = next(asked, None)
+        if one is not None:
+            self._written(one)
+        return one is not None
+
+    def _begin(self, planned: list[_Planned], now: float) -> None:
+        """Note the manifests of studies before they are written, over as many ticks as it takes."""
         refs = [ref for one in planned for ref in one.sealing.manifests]
         self._writer.plan_manifests(refs, now, due_s=now + PLANNED_FOR_S)
-        written = [one.sealing for one in planned if self._written(one)]
-        sealed = set(self._writer.seal(written, now))
         for one in planned:
-            if one.sealing.study_uid not in sealed:
-                self._leave(one.sealing.study_uid, now)
-        return len(sealed)
+            one.until_s = now + PLANNED_FOR_S / 2
+            self._due.sealing[one.sealing.study_uid] = one
 
     def _leave(self, study_uid: str, now: float) -> None:
         self._due.seal_again_s[study_uid] = now + AGAIN_AFTER_S
@@ -74,7 +98,7 @@ class SealDuties(TierDuties):
         for uid in self._reader.seals_due(now, after_s, limit=STUDIES_PER_TICK, without=again_s):
             if sum(len(one.data) for one in found) >= SERIES_PER_TICK:
                 break
-            planned = self._plan(uid)
+            planned = self._due.sealing.get(uid) or self._plan(uid)
             if planned is None:
                 self._leave(uid, now)
             else:
@@ -84,17 +108,29 @@ class SealDuties(TierDuties):
     def seal_now(self, study_uid: str) -> bool:
         """Seal a study at once, prepared or not; say whether it is sealed.
 
-        Not one that still grows, or whose manifests cannot be written just now. Whoever calls sees
-        to it that no work of the study runs or waits that needs its rows.
+        Not one that still grows, or whose manifests cannot be written just now; nor yet one of
+        many series, which :meth:`being_sealed` tells. Whoever calls sees to it that no work of the
+        study runs or waits that needs its rows.
         """
         if self._reader.manifests(study_uid):
+            self._due.sealing.pop(study_uid, None)
             return True
-        planned = self._plan(study_uid, forced=True)
-        if planned is None:
-            return False
         now = self._clock()
-        self._writer.plan_manifests(planned.sealing.manifests, now, due_s=now + PLANNED_FOR_S)
-        return self._written(planned) and bool(self._writer.seal([planned.sealing], now))
+        planned: _Planned | None = self._due.sealing.get(study_uid)
+        if planned is None or planned.until_s <= now:
+            planned = self._plan(study_uid, forced=True)
+            if planned is None:
+                return False
+            self._begin([planned], now)
+        planned.sealing = replace(planned.sealing, forced=True)
+        if not self._written(planned) or planned.data:
+            return False
+        del self._due.sealing[study_uid]  # where the study changed meanwhile, it is begun anew
+        return bool(self._writer.seal([planned.sealing], now))
+
+    def being_sealed(self, study_uid: str) -> bool:
+        """Whether manifests of a study are being written: a few a tick."""
+        return study_uid in self._due.sealing
 
     def _plan(self, study_uid: str, *, forced: bool = False) -> _Planned | None:
         rows = self._reader.instance_rows(study_uid)
@@ -139,25 +175,34 @@ class SealDuties(TierDuties):
         )
 
     def _written(self, planned: _Planned) -> bool:
-        """Write a study's manifests and read them back: their rows are deleted next.
+        """Write some of a study's manifests and read them back: their rows are deleted in the end.
+
+        False where one cannot be written: then it is begun anew, some time.
 
         Raises:
             StaleEpoch: another master took over; the one under way is not there.
         """
+        left = [ref for ref in planned.sealing.manifests if ref.path in planned.data]
+        if all(self._put(planned, ref) for ref in left[:SERIES_PER_TICK]):
+            return True
+        self._due.sealing.pop(planned.sealing.study_uid, None)
+        return False
+
+    def _put(self, planned: _Planned, ref: ManifestRef) -> bool:
         tiers = {tier.name: tier for tier in self._tiers.reachable("image")}
-        for ref in planned.sealing.manifests:
-            tier = tiers.get(ref.tier)
-            if tier is None or not self._is_there(tier):
-                return False
-            try:
-                put_checked(tier, ref.path, planned.data[ref.path], self._still_ours)
-                told = manifest.decode(tier.read(ref.path)).rows()
-            except (TierFull, TierUnavailable, AlreadyExists, NotFound, ManifestCorrupt) as exc:
-                log.warning("not sealed: %s", exc, extra={"tier": ref.tier, "path": ref.path})
-                return False
-            if told != planned.sealing.rows[ref.series_uid]:
-                log.error("not sealed: the manifest differs", extra={"path": ref.path})
-                return False
+        tier = tiers.get(ref.tier)
+        if tier is None or not self._is_there(tier):
+            return False
+        try:
+            put_checked(tier, ref.path, planned.data[ref.path], self._still_ours)
+            told = manifest.decode(tier.read(ref.path)).rows()
+        except (TierFull, TierUnavailable, AlreadyExists, NotFound, ManifestCorrupt) as exc:
+            log.warning("not sealed: %s", exc, extra={"tier": ref.tier, "path": ref.path})
+            return False
+        if told != planned.sealing.rows[ref.series_uid]:
+            log.error("not sealed: the manifest differs", extra={"path": ref.path})
+            return False
+        del planned.data[ref.path]
         return True
 
     def reopen(self, sealed: StudySealed) -> set[str]:

@@ -24,6 +24,7 @@ from raypacs.index.tiering import Leaver
 from raypacs.master.keeping import DELETE_GRACE_S
 from raypacs.master.sealing import SealDuties
 from raypacs.policy import migration
+from raypacs.policy.archiving import ARCHIVE
 from raypacs.policy.kinds import MIGRATE
 from raypacs.policy.levels import Level
 from raypacs.policy.migration import Lying, Why
@@ -76,6 +77,8 @@ class TierEvents(SealDuties):
         if not to_tier:
             raise TierFull(f"no later image tier has room for study {study_uid}", study=study_uid)
         if not self.seal_now(study_uid):
+            if self.being_sealed(study_uid):
+                raise IllegalTransition(f"study {study_uid} is being sealed: try again")
             raise IllegalTransition(
                 f"study {study_uid} cannot be sealed just now: it grows, or no image tier takes "
                 "its manifests"
@@ -256,23 +259,27 @@ class TierEvents(SealDuties):
             log.warning("no image tier has room", extra={"study": one.study_uid})
             return 0
         if not self.seal_now(one.study_uid):
+            if self.being_sealed(one.study_uid):
+                self._due.tiering_again_s[one.study_uid] = now + LOOK_EVERY_S
             return 0
         self._order(one.study_uid, to_tier, why, Priority.LOW, "")
         return 1
 
     def _leave_library(self, one: Leaver, tier: TierSettings) -> int:
         """Let a study leave a drained library: archived to the others first, purged then."""
-        who = f"drain of {tier.name}"
+        who, now = f"drain of {tier.name}", self._clock()
         try:
             if self._reader.proven_in(one.study_uid) - {tier.name}:
                 self.purge_copy(one.study_uid, tier.name, who)
                 return 0
+            if self._reader.last_failed_s(one.study_uid, ARCHIVE) > now - AGAIN_AFTER_S:
+                return 0  # the long pause stays: what is damaged or not there is so a while later
             # From containers, where its instances lie nowhere else.
             told = self.order_archive([one.study_uid], who)
         except RaypacsError as exc:
             log.warning("does not leave the library: %s", exc, extra={"study": one.study_uid})
             return 0
-        self._due.tiering_again_s[one.study_uid] = self._clock() + LOOK_EVERY_S
+        self._due.tiering_again_s[one.study_uid] = now + LOOK_EVERY_S
         return len(told["items"])
 
     def _next(

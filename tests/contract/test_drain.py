@@ -11,7 +11,7 @@ from raypacs.autopilot.moving import MigrationSettings
 from raypacs.index import levels
 from raypacs.index.levels import LevelRow
 from raypacs.policy.levels import Level
-from tests.restoring_site import STUDY, RestoringSite, files, tiers_of
+from tests.restoring_site import STUDY, RestoringSite, container_of, damage, files, tiers_of
 
 OTHER = "1.2.4"
 
@@ -105,6 +105,28 @@ def test_a_library_is_drained_into_the_other_one(site: RestoringSite) -> None:
     assert site.balanced()
     (result,) = site.restore(STUDY)
     assert not result.error
+
+
+def test_what_cannot_be_archived_elsewhere_is_not_tried_every_moment(site: RestoringSite) -> None:
+    site.set_tier("lib2", read_only=True)
+    site.away(STUDY)
+    damage(site, container_of(site, "lib1"))
+    site.set_tier("lib2", read_only=False)
+    assert drain(site, "lib1")["failed_archives"] == 0
+
+    def tried(seconds: int) -> int:
+        count = 0
+        for _ in range(seconds // 60):
+            site.now += 60
+            site.seen()
+            site.master.tick()
+            count += len(site.work_off("ARCHIVE"))
+        return count
+
+    assert tried(1200) < 8
+    assert site.items("ARCHIVE")[0]["state"] == "FAILED"
+    assert site.reader.what_lies("lib1")["failed_archives"] == 1
+    assert site.reader.proven_in(STUDY) <= {"lib1"}
 
 
 def test_nothing_leaves_a_library_that_no_other_has(site: RestoringSite) -> None:

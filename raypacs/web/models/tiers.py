@@ -47,6 +47,9 @@ class TierLies(Answer):
     bytes: int = Field(0, description="Bytes by the ledger")
     granted_bytes: int = Field(0, description="Bytes promised to nodes")
     failed: int = Field(0, description="Moves that failed, of all tiers; see the task list")
+    failed_archives: int = Field(
+        0, description="Studies in this library whose ARCHIVE failed; see the task list"
+    )
 
 
 class TierDrain(Answer):

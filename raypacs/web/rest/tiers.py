@@ -218,7 +218,8 @@ def _check_drain(services: Services, name: str, *, undo: bool) -> None:
 def _drain(services: Services, name: str) -> Row:
     tier = _state(services, name)
     lies = services.ask("what_lies", name)
-    empty = not any(count for kind, count in lies.items() if kind != "failed")
+    failed = ("failed", "failed_archives")
+    empty = not any(count for kind, count in lies.items() if kind not in failed)
     return {"name": name, "draining": tier["draining"], "empty": empty, "lies": lies}
 
 
