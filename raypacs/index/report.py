@@ -21,6 +21,7 @@ from raypacs.index import (
     ledger,
     placing,
     restoring,
+    sealing,
     settings,
 )
 from raypacs.index.endings import end
@@ -53,6 +54,8 @@ def report(txn: Txn, lease: Lease, result: WorkResult, retry: Retry, chance: flo
     strangers = [pack for pack in result.packs if pack.study_uid != lease.study_uid]
     if strangers:
         raise stale(lease, f"it reports a pack of study {strangers[0].study_uid}")
+    if result.packs:
+        sealing.check_open(txn.conn, [lease.study_uid])
     deriving.check(txn.conn, lease, result.records)
     for pack in result.packs:
         _take_over(txn, pack, lease)

@@ -78,6 +78,15 @@ class SealedReader(IndexReader):
                 return sorted(found, key=lambda one: one.record.series_uid) if refs else found
         raise AssertionError("unreachable")
 
+    def unprepared(self, study_uid: str) -> list[StoredInstance]:
+        """Return the instances of a study that have no prepared form yet, sealed or not.
+
+        What could not be prepared is archived, and sealed for that; it may be tried again.
+        """
+        if not self.manifests(study_uid):
+            return super().unprepared(study_uid)
+        return [one for one in self.instances(study_uid) if not one.form and one.record.tier]
+
     def locate_instance(self, sop_instance_uid: str, study_uid: str = "") -> StoredInstance | None:
         """Return the served instance; one of a sealed study only with ``study_uid``."""
         found = super().locate_instance(sop_instance_uid)

@@ -282,3 +282,21 @@ def test_an_order_for_one_library(site: ArchivingSite) -> None:
     site.master.order_archive([STUDY], libraries=["lib2"])
     site.work_off("ARCHIVE")
     assert site.proven(STUDY) == {"lib2": True}
+
+
+def test_what_was_sealed_unprepared_can_be_prepared(site: ArchivingSite) -> None:
+    """PREPARE failed, so archiving sealed the study as it was; then somebody tries again."""
+    received(site)
+    site.master.order_archive([STUDY], "ann")
+    site.work_off("ARCHIVE")
+    assert site.reader.manifests(STUDY)
+    count = len(site.reader.unprepared(STUDY))
+    assert count
+    site.master.enqueue_item("PREPARE", STUDY)
+    for lease in site.lease():
+        site.master.report(lease, site.work(lease))
+    assert not site.reader.unprepared(STUDY)
+    assert site.reader.study(STUDY)["state"] == "prepared"
+    assert site.reader.study(STUDY)["prepared_count"] == count
+    assert site.proven(STUDY) == {"lib1": True, "lib2": True}
+    assert site.balanced()
