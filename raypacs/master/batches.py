@@ -1,7 +1,8 @@
 """How batches of deletions are run: at once, or in a thread for each tier.
 
 The master's thread gives a batch once its intents were begun, which no master takes back, and
-confirms later what is gone. Whoever runs a batch asks nothing of the index.
+confirms later what is gone. Whoever runs a batch asks the index for the epoch alone, right before
+each object: a process that was stopped for hours must not go on where another master took over.
 """
 
 from __future__ import annotations
@@ -33,13 +34,15 @@ class Part:
 class Batch:
     """Objects of one tier, to be deleted in their order; what became of them once it ended.
 
-    ``delete`` answers how many objects there were; ``prune`` is told what is gone.
+    ``check`` raises StaleEpoch if another master took over; ``delete`` answers how many objects
+    there were; ``prune`` is told what is gone.
     """
 
     tier: Tier
     parts: Sequence[Part]
     delete: Callable[[Tier, str], int]
     prune: Callable[[Tier, Sequence[str]], None]
+    check: Callable[[], None]
     gone: int = 0
     """So many of the first objects are gone."""
     missing: int = 0
@@ -52,6 +55,7 @@ class Batch:
         paths = [path for part in self.parts for path in part.paths]
         try:
             for path in paths:
+                self.check()
                 self.missing += not self.delete(self.tier, path)
                 self.gone += 1
                 if is_over():

@@ -83,7 +83,7 @@ class DeleteDuties(TierDuties):
         whole = self._plain_parts(plain, now)
         lists = self._listed_parts(tier, listed, OBJECTS_AT_ONCE - len(whole), now)
         parts = [*lists, *whole] if lists_first else [*whole, *lists]
-        return Batch(tier, parts, _delete_one, _prune) if parts else None
+        return Batch(tier, parts, _delete_one, _prune, self._still_ours) if parts else None
 
     def _confirm(self, batches: Iterable[Batch], now: float) -> int:
         """Confirm what is gone; return how many intents are done."""
